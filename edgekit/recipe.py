@@ -1,0 +1,200 @@
+"""A recipe: one TOML file that says what to build, read and checked before any work.
+
+A recipe names a task, its data, and the steps in order. Any step can be left out or repeated:
+
+    name = "sentiment"
+    [task]
+    name = "text_classification"
+    text = "text"
+    label = "label"
+    [data]
+    name = "files"
+    train = "train.jsonl"
+    dev = "dev.jsonl"
+    [[step]]
+    stage = "teach"
+    model = "models/teacher"
+    [[step]]
+    stage = "export"
+    [[step]]
+    stage = "quantize"
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from edgekit.errors import InputError, nearest
+from edgekit.records import Record, Target, Use, parse
+
+
+class Training(Record):
+    """How long and how a model is trained. Lengths are in tokens, `epochs` may be a fraction."""
+
+    epochs: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, allow_inf_nan=False)
+    batch_size: int = Field(default=32, ge=1)
+    warmup: float = Field(default=0.06, ge=0, lt=1)
+    """The share of the steps in which the learning rate rises."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    precision: Literal["bf16", "float32"] = "bf16"
+
+
+class _Step(Record):
+    max_drop: float | None = Field(default=None, ge=0, le=1)
+    """How much the headline score may fall, against the last scored step before, before the build stops."""
+
+
+class Teach(_Step):
+    """Load the teacher, fine-tune it where `training` is given, and score it."""
+
+    stage: Literal["teach"]
+    model: str
+    """A folder, a hub name, or `package:NAME/FOLDER`, a folder inside an installed Python package."""
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    """Of the weights file; checked before loading."""
+    revision: str | None = None
+    """Of a hub name: a branch, tag or commit."""
+    training: Training | None = None
+
+
+class Distill(_Step):
+    """Train a smaller student on what the teacher says."""
+
+    stage: Literal["distill"]
+    layers: int | None = Field(default=None, ge=1)
+    """Of the student; initialised from the teacher's layers by the uniform map. `None`: as many as the model has."""
+    method: Use = Use(name="kd")
+    training: Training = Training()
+
+
+class Vocabulary(Record):
+    """Which rows of the embedding table stay: those of tokens seen in training, special ones, and the alphabet."""
+
+    min_count: int = Field(default=1, ge=1)
+
+
+class Prune(_Step):
+    """Take away whole heads, feed-forward neurons, layers and vocabulary rows, then recover with the teacher."""
+
+    stage: Literal["prune"]
+    criterion: Use = Use(name="taylor")
+    heads: int | None = Field(default=None, ge=1)
+    """Attention heads to keep in each layer."""
+    neurons: int | None = Field(default=None, ge=1)
+    """Feed-forward neurons to keep in each layer."""
+    layers: int | None = Field(default=None, ge=1)
+    """Layers to keep."""
+    vocabulary: Vocabulary | None = None
+    method: Use = Use(name="kd")
+    training: Training | None = None
+    """The recovery training; `None`: none."""
+
+    @model_validator(mode="after")
+    def _takes_something(self) -> "Prune":
+        if self.heads is None and self.neurons is None and self.layers is None and self.vocabulary is None:
+            raise ValueError("a prune step takes nothing away; set heads, neurons, layers or vocabulary")
+        return self
+
+
+class Export(_Step):
+    """Write the model in the target's formats, each checked against torch."""
+
+    stage: Literal["export"]
+    tolerance: float = Field(default=1e-3, gt=0)
+    """The greatest allowed difference between a file's outputs and torch's, in the outputs' units."""
+
+
+class Quantize(_Step):
+    """int8 after training, in each of the target's formats."""
+
+    stage: Literal["quantize"]
+    mode: Literal["dynamic", "static"] = "dynamic"
+    """`dynamic`: int8 weights per channel, activations quantized as they come; `static`: activations calibrated."""
+    calibration_rows: int = Field(default=128, ge=1)
+    max_drop: float | None = Field(default=0.02, ge=0, le=1)
+    """Beyond this, the layers that cost the most score are left in float."""
+    must_be_faster: bool = True
+    """Refuse an int8 model that is not faster than float on this host."""
+
+
+Step = Annotated[Teach | Distill | Prune | Export | Quantize, Field(discriminator="stage")]
+
+
+class Recipe(Record):
+    """What to build: a task, its data, and the steps in order."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=80)
+    seed: int = Field(default=0, ge=0)
+    max_length: int = Field(default=128, ge=8)
+    """The longest sequence in training and scoring, in tokens."""
+    task: Use
+    data: Use
+    step: tuple[Step, ...] = Field(min_length=1)
+
+    @field_validator("step")
+    @classmethod
+    def _order(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
+        order = ["teach", "distill", "prune", "export", "quantize"]
+        stages = [step.stage for step in steps]
+        if stages[0] != "teach":
+            raise ValueError("the first step must be teach; it names the model that the others start from")
+        for once in ("teach", "export", "quantize"):
+            if stages.count(once) > 1:
+                raise ValueError(f"{once} can stand only once")
+        if "quantize" in stages and "export" not in stages:
+            raise ValueError("quantize works on an exported model; add an export step before it")
+        ranks = [min(order.index(stage), 2) if stage == "distill" else order.index(stage) for stage in stages]
+        # distill and prune may alternate; everything else keeps its place
+        ranks = [1 if rank == 2 else rank for rank in ranks]
+        if ranks != sorted(ranks):
+            raise ValueError("the steps must stand in the order teach, distill or prune, export, quantize")
+        return steps
+
+
+def read(path: Path) -> Recipe:
+    """The recipe in a TOML file; relative paths in it are meant from the file's folder."""
+    return parse(Recipe, _toml(path), path)
+
+
+def default() -> Recipe:
+    """The recipe that ships: punctuation restoration."""
+    return read(shipped()["default"])
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with edgekit, by name."""
+    folder = Path(__file__).parent / "pipeline" / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def target(name: str) -> Target:
+    """The target called `name`, or the one in the TOML file at that path."""
+    folder = _devices()
+    known = {path.stem: path for path in folder.glob("*.toml")}
+    path = known.get(name) or Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise InputError(f'--target: no target is called "{name}"; {nearest(name, known)}')
+    found = parse(Target, {"name": path.stem, **_toml(path)}, path)
+    if list(found.lengths) != sorted(set(found.lengths)):
+        raise InputError(f'{path}: key "lengths" must ascend without repeats, found {list(found.lengths)}')
+    return found
+
+
+def _devices() -> Path:
+    """`devices/`, beside the package in a checkout and inside it in an installed wheel."""
+    inside = Path(__file__).parent / "devices"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "devices"
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file; `edgekit init` writes an annotated recipe") from None
+    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a TOML file: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path}: is not valid TOML: {error}") from None

@@ -1,0 +1,180 @@
+"""The nouns: frozen records, the only thing that passes between stages or touches disk.
+
+Unknown keys are refused, sequences are tuples, units are SI and stand in the field's name. `None` means
+*not measured* and is never 0.
+"""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit.errors import InputError, nearest
+
+Format = Literal["onnx", "tflite"]
+Kind = Literal[
+    "text-classification", "token-classification", "question-answering", "sentence-embedding", "image-classification"
+]
+
+
+class Record(BaseModel):
+    """A frozen value with named, checked fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Use(BaseModel):
+    """A plugin and its parameters as a recipe writes them: `{ name = "kl", temperature = 2 }`.
+
+    The parameters are checked by the plugin's own `Params` (see `edgekit.plugins.use`), not here, so that reading
+    a recipe imports no plugin.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """What the recipe says beside the name."""
+        return dict(self.model_extra or {})
+
+
+class Metric(Record):
+    """One figure of a score; `support` is the number of true cases it rests on."""
+
+    name: str
+    value: float
+    support: int | None = None
+
+
+class Score(Record):
+    """How good a model is on the task's evaluation rows: the headline metric (higher is better) and its parts."""
+
+    metric: str
+    value: float
+    examples: int
+    parts: tuple[Metric, ...] = ()
+
+
+class Tensor(Record):
+    """An input or output of a model file; -1 is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Parity(Record):
+    """A model file against the torch model it came from, on one (batch, length) shape with padded rows."""
+
+    output: str
+    batch: int
+    length: int
+    max_abs_diff: float
+    tolerance: float
+
+
+class LayerSensitivity(Record):
+    """What quantizing one layer alone costs in score; `kept` says whether it was left in float for that."""
+
+    layer: str
+    drop: float
+    kept: bool
+
+
+class Facts(Record):
+    """What a stage measured of what it made.
+
+    `bytes` is the size of the model's weights file(s) on disk, `changed` one line on what the stage did.
+    """
+
+    parameters: int | None = None
+    bytes: int
+    score: Score | None = None
+    changed: str
+    format: Format | None = None
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    parity: tuple[Parity, ...] = ()
+    latency_s: float | None = None
+    """Median time of one inference on this host: batch 1, the target's greatest length, one thread."""
+    float_latency_s: float | None = None
+    """The float model's, measured side by side with `latency_s` in the same run."""
+    sensitivity: tuple[LayerSensitivity, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Variants that were made, checked and not kept, each with its reason."""
+    notes: tuple[str, ...] = ()
+
+
+class File(Record):
+    """A file of an artifact or bundle; `path` is relative with forward slashes."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Artifact(Record):
+    """One stage's result on disk: what made it, its files and its facts."""
+
+    id: str
+    name: str
+    stage: str
+    parents: tuple[str, ...]
+    files: tuple[File, ...]
+    facts: Facts
+    seconds: float
+    versions: dict[str, str]
+
+
+class Budget(Record):
+    """A limit that a metric must keep: `size_bytes`, `latency_s`, `peak_rss_bytes`, `energy_j` or `score`."""
+
+    metric: Literal["size_bytes", "latency_s", "peak_rss_bytes", "energy_j", "score"]
+    limit: float
+    required: bool = True
+
+
+class Runtime(Record):
+    """How the app is to run the model."""
+
+    threads: int = Field(default=1, ge=1)
+
+
+class Target(Record):
+    """Where a model is to run: what decides formats, ABI, lengths, runtime settings and budgets."""
+
+    name: str
+    description: str
+    abi: Literal["arm64-v8a", "armeabi-v7a", "x86_64", "host"]
+    formats: tuple[Format, ...] = Field(min_length=1)
+    lengths: tuple[int, ...] = Field(min_length=1)
+    """Sequence lengths in tokens, ascending; TFLite gets one signature a length, and the greatest bounds ONNX too."""
+    runtime: Runtime = Runtime()
+    budgets: tuple[Budget, ...] = ()
+
+
+def parse[R: BaseModel](record: type[R], value: Any, where: str | Path) -> R:
+    """`value` as a `record`, or one `InputError` that names the file, the key and what to do."""
+    try:
+        return record.model_validate(value)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(record, e, where) for e in error.errors())) from None
+
+
+def _explain(record: type[BaseModel], error: Any, where: str | Path) -> str:
+    """One line for one thing wrong."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f'{where}: unknown key "{key}"; {nearest(str(error["loc"][-1]), _keys(record))}'
+    if error["type"] == "missing":
+        return f'{where}: key "{key}" is missing; add it'
+    return f'{where}: key "{key}": {error["msg"].lower()}, found {error["input"]!r}'
+
+
+def _keys(annotation: Any) -> set[str]:
+    """Every key that a record, or a record inside an annotation such as `tuple[A | B, ...]`, knows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        fields = annotation.model_fields
+        return set(fields).union(*(_keys(field.annotation) for field in fields.values()))
+    return set[str]().union(*(_keys(arg) for arg in get_args(annotation)))
