@@ -1,0 +1,103 @@
+"""`edgekit build`: the stages, in order. The only wing that may import torch (and no module does on import of this).
+
+A stage is one file with one function `run(step, job) -> Facts`: it reads the folders in `job.parents`, fills the
+empty folder `job.out`, and returns the facts it measured. It never chooses a path, hashes, caches or prints; what
+must outlive a kill (training checkpoints) goes to `job.scratch`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from edgekit import plugins
+from edgekit.corpora import Split
+from edgekit.errors import InputError
+from edgekit.recipe import Recipe
+from edgekit.records import Artifact, Format, Kind, Score, Target
+from edgekit.tasks import Feature, Predict
+
+
+@dataclass(frozen=True)
+class Made:
+    """An artifact and the folder that holds its files."""
+
+    artifact: Artifact
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The recipe's task bound to its parameters, labels and examples: what stages train and score with.
+
+    Labels and examples are read once, on first use.
+    """
+
+    recipe: Recipe
+    base: Path
+
+    @cached_property
+    def _task(self) -> tuple[Any, Any]:
+        return plugins.use("tasks", self.recipe.task, "recipe")
+
+    @cached_property
+    def _corpus(self) -> tuple[Any, Any]:
+        return plugins.use("corpora", self.recipe.data, "recipe")
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of model that the task needs."""
+        return self._task[0].KIND
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The label set, from the recipe or the training rows."""
+        (task, params), (corpus, corpus_params) = self._task, self._corpus
+        return task.labels(params, corpus.rows(corpus_params, "train", self.base))
+
+    @cached_property
+    def _examples(self) -> dict[Split, list[Any]]:
+        return {}
+
+    def examples(self, split: Split) -> list[Any]:
+        """All checked examples of a split; an empty split is an `InputError`."""
+        if split not in self._examples:
+            (task, params), (corpus, corpus_params) = self._task, self._corpus
+            rows = corpus.rows(corpus_params, split, self.base)
+            found = task.examples(params, rows, self.labels, training=split == "train")
+            if not found:
+                raise InputError(f"recipe: data {self.recipe.data.name!r} has no rows in its {split} split; add some")
+            self._examples[split] = found
+        return self._examples[split]
+
+    def features(self, split: Split, folder: Path) -> list[Feature]:
+        """A split as a model takes it, encoded with the tokenizer or image processor in `folder`."""
+        task, params = self._task
+        return task.features(params, self.examples(split), self.labels, self.encoder(folder))
+
+    def encoder(self, folder: Path) -> Any:
+        """The task's encoder for the model in `folder`."""
+        task, params = self._task
+        return task.encoder(params, folder, self.recipe.max_length)
+
+    def score(self, predict: Predict, folder: Path, limit: int | None = None) -> Score:
+        """The score of a model (as `predict`) on the dev split, or on its first `limit` examples."""
+        task, params = self._task
+        examples = self.examples("dev")[:limit]
+        features = task.features(params, examples, self.labels, self.encoder(folder))
+        return task.score(params, examples, self.labels, features, predict(features))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage works on. `parents` by role: `teacher` and `model` (a Hugging Face folder each), `export`."""
+
+    recipe: Recipe
+    target: Target
+    data: TaskData
+    parents: Mapping[str, Made]
+    out: Path
+    scratch: Path
+    format: Format | None = None
+    """Of export and quantize, which run once a format."""
