@@ -5,7 +5,7 @@ Unknown keys are refused, sequences are tuples, units are SI and stand in the fi
 """
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -154,7 +154,10 @@ class Target(Record):
     budgets: tuple[Budget, ...] = ()
 
 
-def parse[R: BaseModel](record: type[R], value: Any, where: str | Path) -> R:
+_R = TypeVar("_R", bound=BaseModel)
+
+
+def parse(record: type[_R], value: Any, where: str | Path) -> _R:
     """`value` as a `record`, or one `InputError` that names the file, the key and what to do."""
     try:
         return record.model_validate(value)
