@@ -42,6 +42,10 @@ class Training(Record):
     precision: Literal["bf16", "float32"] = "bf16"
 
 
+_KD = Use.model_validate({"name": "kd", "losses": [{"name": "kl"}, {"name": "hidden_mse"}, {"name": "attention_mse"}]})
+"""TinyBERT's losses: what a distill or prune step trains with unless the recipe says otherwise."""
+
+
 class _Step(Record):
     max_drop: float | None = Field(default=None, ge=0, le=1)
     """How much the headline score may fall, against the last scored step before, before the build stops."""
@@ -66,7 +70,7 @@ class Distill(_Step):
     stage: Literal["distill"]
     layers: int | None = Field(default=None, ge=1)
     """Of the student; initialised from the teacher's layers by the uniform map. `None`: as many as the model has."""
-    method: Use = Use(name="kd")
+    method: Use = _KD
     training: Training = Training()
 
 
@@ -88,7 +92,7 @@ class Prune(_Step):
     layers: int | None = Field(default=None, ge=1)
     """Layers to keep."""
     vocabulary: Vocabulary | None = None
-    method: Use = Use(name="kd")
+    method: Use = _KD
     training: Training | None = None
     """The recovery training; `None`: none."""
 
@@ -137,7 +141,7 @@ class Recipe(Record):
     @field_validator("step")
     @classmethod
     def _order(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        order = ["teach", "distill", "prune", "export", "quantize"]
+        order = {"teach": 0, "distill": 1, "prune": 1, "export": 2, "quantize": 3}
         stages = [step.stage for step in steps]
         if stages[0] != "teach":
             raise ValueError("the first step must be teach; it names the model that the others start from")
@@ -146,11 +150,12 @@ class Recipe(Record):
                 raise ValueError(f"{once} can stand only once")
         if "quantize" in stages and "export" not in stages:
             raise ValueError("quantize works on an exported model; add an export step before it")
-        ranks = [min(order.index(stage), 2) if stage == "distill" else order.index(stage) for stage in stages]
-        # distill and prune may alternate; everything else keeps its place
-        ranks = [1 if rank == 2 else rank for rank in ranks]
+        ranks = [order[stage] for stage in stages]
         if ranks != sorted(ranks):
             raise ValueError("the steps must stand in the order teach, distill or prune, export, quantize")
+        trained = [step for step in steps if isinstance(step, Distill | Prune)]
+        if any(isinstance(step, Prune) and step.vocabulary for step in trained[:-1]):
+            raise ValueError("vocabulary can be cut in the last distill or prune step only: the teacher knows the whole")
         return steps
 
 

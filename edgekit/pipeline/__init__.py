@@ -101,3 +101,5 @@ class Job:
     scratch: Path
     format: Format | None = None
     """Of export and quantize, which run once a format."""
+    history: tuple[Artifact, ...] = ()
+    """Every artifact of this build before this one, in order."""

@@ -1,0 +1,262 @@
+"""`edgekit build`: the closed list of stages, what a recipe asks of them, and the loop that makes each artifact once.
+
+    for step in plan(recipe, target): artifact = store.make(step, ...)
+
+Importing this imports no torch, so an unchanged build answers at once; a stage's module is imported when it runs.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from edgekit import bundle, plugins, progress
+from edgekit.errors import InputError, NotGoodEnough, nearest
+from edgekit.pipeline import Job, Made, TaskData, check, weights
+from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
+from edgekit.records import Artifact, Facts, Format, Record, Score, Target, Use
+from edgekit.store import Store, key, sources
+
+BASELINE = "teacher-onnx"
+"""The teacher's float32 ONNX: what the bundle's size and speed are compared with."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One artifact to make: the step that asks for it and the artifacts it is made from, by role."""
+
+    name: str
+    stage: str
+    step: Teach | Distill | Prune | Export | Quantize | None
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+    format: Format | None = None
+
+
+class StageRow(Record):
+    """One line of the table that a build prints. `score` is the headline `metric`; `None` is not measured."""
+
+    name: str
+    artifact: str
+    parameters: int | None
+    bytes: int
+    score: float | None
+    metrics: Score | None
+    latency_s: float | None
+    seconds: float
+    cached: bool
+    changed: str
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Built(Record):
+    """What a build gave. `bundle` and `zip` are paths, `None` where it stopped before the bundle."""
+
+    recipe: str
+    target: str
+    bundle: str | None
+    zip: str | None
+    unchanged: bool
+    stages: tuple[StageRow, ...]
+
+
+def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
+    """Every artifact that the recipe asks for on this target, parents first; the names are unique.
+
+    A stage that stands several times is numbered: `prune`, `prune-2`. Export and quantize give one artifact a
+    format, `export-onnx`; the bundle comes last and takes the best there is of each format.
+    """
+    planned: list[Planned] = []
+    count: dict[str, int] = {}
+    model = ""
+    final: dict[str, str] = {}
+    for step in recipe.step:
+        count[step.stage] = count.get(step.stage, 0) + 1
+        name = step.stage if count[step.stage] == 1 else f"{step.stage}-{count[step.stage]}"
+        match step:
+            case Teach():
+                planned.append(Planned(name, "teach", step))
+                model = name
+            case Distill() | Prune():
+                planned.append(Planned(name, step.stage, step, {"model": model, "teacher": "teach"}))
+                model = name
+            case Export():
+                if model != "teach":
+                    planned.append(Planned(BASELINE, "export", step, {"model": "teach"}, "onnx"))
+                for format in target.formats:
+                    planned.append(Planned(f"{name}-{format}", "export", step, {"model": model}, format))
+                    final[f"export:{format}"] = f"{name}-{format}"
+            case Quantize():
+                for format in target.formats:
+                    parents = {"model": model, "export": final[f"export:{format}"]}
+                    planned.append(Planned(f"{name}-{format}", "quantize", step, parents, format))
+                    final[f"quantize:{format}"] = f"{name}-{format}"
+    if final:
+        baseline = {"baseline": BASELINE} if any(p.name == BASELINE for p in planned) else {}
+        planned.append(Planned("bundle", "bundle", None, {"model": model, "teacher": "teach", **baseline, **final}))
+    return tuple(planned)
+
+
+def build(
+    recipe: Recipe,
+    target: Target,
+    store: Store,
+    out: Path,
+    base: Path,
+    until: str | None = None,
+    done: Callable[[StageRow], None] = lambda row: None,
+) -> Built:
+    """Make what is not there yet, in order, and write the bundle to the folder `out` and its zip beside it.
+
+    `base` is the folder that the recipe's relative paths are meant from; `until` names the last artifact (or
+    stage) to make; `done` is told of each artifact. Raises `NotGoodEnough`, naming the stage, where the score
+    fell by more than the recipe allows.
+    """
+    planned = _cut(plan(recipe, target), until)
+    data = TaskData(recipe, base)
+    keys, versions = _keys(recipe, target, base, planned)
+    bundle.check_out(out)
+    missing = [p for p in planned if store.find(p.name, keys[p.name]) is None]
+    if missing:
+        check.everything(recipe, target, base, data, missing, store.root)
+    made: dict[str, Made] = {}
+    rows: list[StageRow] = []
+    for step in planned:
+        parents = tuple(keys[name] for name in step.parents.values())
+        artifact, cached = store.make(
+            step.name, step.stage, keys[step.name], parents, versions[step.name],
+            work=lambda o, s, step=step: _run(step, recipe, target, data, made, o, s),
+            waiting=lambda step=step: progress.say(f"{step.name}: another build is making it; waiting for that"),
+        )  # fmt: skip
+        made[step.name] = Made(artifact, store.folder(step.name, artifact.id))
+        rows.append(_row(artifact, cached))
+        done(rows[-1])
+        _keep_score(step, artifact, made)
+    has_bundle = planned[-1].stage == "bundle"
+    zip = bundle.place(made["bundle"].folder, out) if has_bundle else None
+    return Built(
+        recipe=recipe.name, target=target.name, bundle=str(out) if has_bundle else None,
+        zip=str(zip) if zip else None, unchanged=not missing, stages=tuple(rows),
+    )  # fmt: skip
+
+
+def _run(
+    step: Planned, recipe: Recipe, target: Target, data: TaskData, made: Mapping[str, Made], out: Path, scratch: Path
+) -> Facts:
+    parents = {role: made[name] for role, name in step.parents.items()}
+    history = tuple(m.artifact for m in made.values())
+    job = Job(recipe, target, data, parents, out, scratch, step.format, history)
+    progress.say(f"{step.name} …")
+    return importlib.import_module(f"edgekit.pipeline.{step.stage}").run(step.step, job)
+
+
+def _cut(planned: tuple[Planned, ...], until: str | None) -> tuple[Planned, ...]:
+    """`planned` up to and with the last artifact called `until`, or made by the stage of that name."""
+    if until is None:
+        return planned
+    last = [i for i, p in enumerate(planned) if until in (p.name, p.stage)]
+    if not last:
+        known = {p.name for p in planned} | {p.stage for p in planned}
+        raise InputError(f'--until: this recipe makes no "{until}"; {nearest(until, known)}')
+    return planned[: last[-1] + 1]
+
+
+def _keys(
+    recipe: Recipe, target: Target, base: Path, planned: tuple[Planned, ...]
+) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Each artifact's key, the hash of all that makes it, and the library versions among that."""
+    corpus, params = plugins.use("corpora", recipe.data, "recipe: data")
+    common = {
+        "task": recipe.task.model_dump(),
+        "data": corpus.fingerprint(params, base),
+        "seed": recipe.seed,
+        "max_length": recipe.max_length,
+    }
+    keys: dict[str, str] = {}
+    versions: dict[str, dict[str, str]] = {}
+    for step in planned:
+        source, versions[step.name] = _code(tuple(_modules(recipe, step)))
+        ingredients: dict[str, Any] = {
+            **common,
+            "stage": step.stage,
+            "step": _wanted(step),
+            "format": step.format,
+            "parents": {role: keys[name] for role, name in step.parents.items()},
+            "source": source,
+            "versions": versions[step.name],
+        }
+        if step.stage == "teach" and isinstance(step.step, Teach):
+            ingredients["weights"] = weights.fingerprint(step.step, base)
+        if step.stage in ("export", "quantize"):
+            ingredients["target"] = {"lengths": target.lengths, "runtime": target.runtime.model_dump()}
+        if step.stage == "bundle":
+            ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump()}
+        keys[step.name] = key(ingredients)
+    return keys, versions
+
+
+def _wanted(step: Planned) -> dict[str, Any] | None:
+    """What the recipe says of a step, less the limit that is held against the result without changing it."""
+    if step.step is None:
+        return None
+    return step.step.model_dump(exclude=None if isinstance(step.step, Quantize) else {"max_drop"})
+
+
+@cache
+def _code(modules: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    return sources(modules)
+
+
+def _modules(recipe: Recipe, step: Planned) -> Iterator[str]:
+    """The stage's module and those of every plugin that it will load."""
+    yield f"edgekit.pipeline.{step.stage}"
+    yield plugins.module_name("tasks", recipe.task.name, "recipe: task")
+    yield plugins.module_name("corpora", recipe.data.name, "recipe: data")
+    where = f"recipe: step {step.name}"
+    match step.step:
+        case Distill():
+            yield from _used("methods", step.step.method, where)
+        case Prune():
+            yield from _used("criteria", step.step.criterion, where)
+            if step.step.training:
+                yield from _used("methods", step.step.method, where)
+        case Export():
+            yield f"edgekit.pipeline.exporters.{step.format}"
+        case Quantize():
+            yield f"edgekit.pipeline.quantizers.{step.format}"
+        case _:
+            pass
+
+
+def _used(kind: str, use: Use, where: str) -> Iterator[str]:
+    """The module of a plugin, and of those named in its parameters under a kind's name (`losses = [...]`)."""
+    yield plugins.module_name(kind, use.name, where)
+    for inner in plugins.KINDS:
+        for nested in use.params.get(inner, ()):
+            if isinstance(nested, Mapping) and isinstance(name := nested.get("name"), str):
+                yield plugins.module_name(inner, name, where)
+
+
+def _row(artifact: Artifact, cached: bool) -> StageRow:
+    facts = artifact.facts
+    return StageRow(
+        name=artifact.name, artifact=artifact.id, parameters=facts.parameters, bytes=facts.bytes,
+        score=facts.score.value if facts.score else None, metrics=facts.score, latency_s=facts.latency_s,
+        seconds=artifact.seconds, cached=cached, changed=facts.changed, refused=facts.refused, notes=facts.notes,
+    )  # fmt: skip
+
+
+def _keep_score(step: Planned, artifact: Artifact, made: Mapping[str, Made]) -> None:
+    """Stop where the score fell, against what this was made from, by more than the step allows."""
+    allowed = step.step.max_drop if step.step else None
+    before = made[step.parents.get("export") or step.parents["model"]].artifact if step.parents else None
+    if allowed is None or before is None or not artifact.facts.score or not before.facts.score:
+        return
+    now, was = artifact.facts.score, before.facts.score
+    if was.value - now.value > allowed:
+        raise NotGoodEnough(
+            f"{artifact.name}: {now.metric} fell from {was.value:.4f} ({before.name}) to {now.value:.4f}, by more than "
+            f"max_drop = {allowed}; train longer, take less away, or raise max_drop of this step"
+        )

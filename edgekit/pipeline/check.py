@@ -1,0 +1,92 @@
+"""Everything that can be checked before the first expensive step: extras, plugins, data, teacher, disk."""
+
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import plugins
+from edgekit.errors import InputError
+from edgekit.pipeline import TaskData, weights
+from edgekit.recipe import Distill, Prune, Recipe, Teach
+from edgekit.records import Format, Target, Use
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.build import Planned
+
+_NEEDED = {
+    "teach": ("torch", "transformers", "accelerate"),
+    "distill": ("torch", "transformers", "accelerate"),
+    "prune": ("torch", "transformers", "accelerate"),
+    "export-onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
+    "export-tflite": ("torch", "litert_torch", "ai_edge_litert"),
+    "quantize-onnx": ("onnx", "onnxruntime"),
+    "quantize-tflite": ("ai_edge_quantizer", "ai_edge_litert"),
+    "bundle": (),
+}
+
+
+def everything(
+    recipe: Recipe, target: Target, base: Path, data: TaskData, missing: Sequence["Planned"], store: Path
+) -> None:
+    """Raise one `InputError` for the first thing that would stop the build later."""
+    _extras(missing)
+    plugins.use("tasks", recipe.task, "recipe: task")
+    for step in recipe.step:
+        match step:
+            case Distill():
+                _use("methods", step.method, "recipe: step distill: method")
+            case Prune():
+                _use("criteria", step.criterion, "recipe: step prune: criterion")
+                if step.training:
+                    _use("methods", step.method, "recipe: step prune: method")
+            case _:
+                pass
+    teach = recipe.step[0]
+    assert isinstance(teach, Teach)  # the recipe's own validator saw to it
+    config = weights.check(teach, base)
+    _family(recipe, target.formats, config)
+    _space(weights.locate(teach, base), len(missing), store)
+    data.examples("train")
+    data.examples("dev")
+
+
+def _extras(missing: Sequence["Planned"]) -> None:
+    for step in missing:
+        part = f"{step.stage}-{step.format}" if step.format else step.stage
+        absent = [name for name in _NEEDED[part] if importlib.util.find_spec(name) is None]
+        if absent:
+            raise InputError(f"{step.name} needs {', '.join(absent)}: pip install 'edgekit[build]'")
+
+
+def _use(kind: str, use: Use, where: str) -> None:
+    """Check a plugin's parameters, and those of the plugins that it names in them."""
+    _, params = plugins.use(kind, use, where)
+    for inner in plugins.KINDS:
+        for nested in getattr(params, inner, ()):
+            plugins.use(inner, nested, f"{where}.{inner}")
+
+
+def _family(recipe: Recipe, formats: Sequence[Format], config: Mapping[str, Any]) -> None:
+    """Refuse a family that a later step cannot take, by name."""
+    from edgekit.pipeline import export, families
+
+    for step in recipe.step:
+        refused = families.refusal(config, step)
+        if refused is None and step.stage == "export":
+            refused = next(filter(None, (export.refusal(config, format) for format in formats)), None)
+        if refused:
+            raise InputError(f"recipe: step {step.stage}: {refused}")
+
+
+def _space(teacher: Path, artifacts: int, store: Path) -> None:
+    """Each artifact is about the teacher's size; a training checkpoint about three times that."""
+    size = sum(p.stat().st_size for p in teacher.glob("*.safetensors"))
+    needed = size * (artifacts + 3)
+    free = shutil.disk_usage(store).free
+    if free < needed:
+        raise InputError(
+            f"{store}: {free / 1e9:.1f} GB free, this build may need {needed / 1e9:.1f} GB; "
+            "free some space or name another folder with --store"
+        )
