@@ -59,6 +59,11 @@ def input_names(model: PreTrainedModel) -> tuple[str, ...]:
     return ("input_ids", "attention_mask", *(("token_type_ids",) if segments else ()))
 
 
+def pad_id(model: PreTrainedModel) -> int:
+    """The token id that fills up shorter sequences; 0 where the model has none (it is masked anyway)."""
+    return getattr(model.config, "pad_token_id", None) or 0
+
+
 class Exportable(torch.nn.Module):
     """A model with nothing but tensors in and out: `input_names` in order to a tuple in the order of `output_names`."""
 
@@ -72,7 +77,15 @@ class Exportable(torch.nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Outputs by `OUTPUTS`: the head's logits, or the L2-normalised mean of the unpadded token states."""
         named = dict(zip(self.input_names, inputs, strict=True))
-        found = self.model(**named)
+        return self._outputs(self.model(**named), named)
+
+    def with_hidden(self, *inputs: torch.Tensor) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
+        """The same by name, and the hidden states: embeddings, then each layer, [batch, length, width] each."""
+        named = dict(zip(self.input_names, inputs, strict=True))
+        found = self.model(**named, output_hidden_states=True)
+        return dict(zip(self.output_names, self._outputs(found, named), strict=True)), found.hidden_states
+
+    def _outputs(self, found: Any, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
         if self.kind != "sentence-embedding":
             return tuple(found[name] for name in self.output_names)
         mask = named["attention_mask"].unsqueeze(-1).to(found.last_hidden_state.dtype)
@@ -83,7 +96,7 @@ class Exportable(torch.nn.Module):
 def predictor(model: PreTrainedModel, kind: Kind, batch_size: int = 32) -> Predict:
     """`model` as a function from features to unpadded outputs; sequences of like length share a batch."""
     exportable = Exportable(model, kind).eval()
-    pad_id = getattr(model.config, "pad_token_id", None) or 0
+    padding = pad_id(model)
 
     @torch.inference_mode()
     def predict(features: Sequence[Feature]) -> list[Arrays]:
@@ -92,7 +105,7 @@ def predictor(model: PreTrainedModel, kind: Kind, batch_size: int = 32) -> Predi
         order = sorted(range(len(features)), key=sizes.__getitem__)
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            batch = pad([features[i] for i in part], pad_id)
+            batch = pad([features[i] for i in part], padding)
             tensors = [torch.from_numpy(batch[name]).to(model.device) for name in exportable.input_names]
             outputs = [output.float().cpu().numpy() for output in exportable(*tensors)]
             for row, i in enumerate(part):

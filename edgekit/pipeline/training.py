@@ -1,0 +1,142 @@
+"""The one place where a model is trained, by Hugging Face's Trainer: teach, distill and prune use it.
+
+The batches of all epochs are laid out before the first step as a pure function of the seed, so a run that was
+killed goes on from its last checkpoint with the very batches that an unbroken run would have seen. Sequences of
+like length share a batch, which saves most of the padding.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, override
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from edgekit import progress
+from edgekit.recipe import Training
+from edgekit.tasks import Feature, pad
+
+CHECKPOINT_S = 30.0
+"""Seconds of training between checkpoints: what a kill costs at most."""
+
+
+def train(
+    objective: torch.nn.Module,
+    features: Sequence[Feature],
+    training: Training,
+    *,
+    pad_id: int,
+    seed: int,
+    scratch: Path,
+    what: str,
+) -> None:
+    """Train `objective` in place; its forward takes a padded batch by name and gives `{"loss": scalar}`.
+
+    Only parameters of `objective` that require a gradient are trained. Checkpoints go to `scratch`, and a run that
+    finds one there goes on from it. `what` names the run on the progress bar.
+    """
+    batches = layout([len(next(iter(f.inputs.values()))) for f in features], training.batch_size, training.epochs, seed)
+    cuda = torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
+        learning_rate=training.learning_rate, warmup_steps=round(training.warmup * len(batches)),
+        lr_scheduler_type="linear", weight_decay=training.weight_decay, max_grad_norm=1.0,
+        bf16=training.precision == "bf16", use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
+        save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
+        remove_unused_columns=False,
+    )  # fmt: skip
+    with progress.bar(what, len(batches)) as show:
+        trainer = _Trainer(
+            model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
+            data_collator=_only, callbacks=[_Watch(show)],
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=_last_checkpoint(scratch))
+    objective.to("cpu").eval()
+
+
+def layout(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    """The indices of each batch of a whole run: every epoch a new shuffle, like lengths together, order shuffled.
+
+    >>> layout([5, 9, 5, 9], batch_size=2, epochs=1, seed=0) in ([[0, 2], [1, 3]], [[1, 3], [0, 2]])
+    True
+    """
+    rng = np.random.default_rng(seed)
+    sizes = np.asarray(lengths)
+    batches: list[list[int]] = []
+    per_epoch = -(-len(sizes) // batch_size)
+    total = max(1, round(epochs * per_epoch))
+    while len(batches) < total:
+        shuffled = rng.permutation(len(sizes))
+        window = batch_size * 50  # sorted within this many examples, so that an epoch is still well mixed
+        ordered = [np.sort(part)[np.argsort(sizes[np.sort(part)], kind="stable")] for part in _split(shuffled, window)]
+        epoch = [part.tolist() for part in _split(np.concatenate(ordered), batch_size)]
+        batches += [epoch[i] for i in rng.permutation(len(epoch))]
+    return batches[:total]
+
+
+def _split(indices: np.ndarray, size: int) -> list[np.ndarray]:
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+class _Batches(Dataset[dict[str, torch.Tensor]]):
+    """Item i is the i-th batch of the run."""
+
+    def __init__(self, features: Sequence[Feature], batches: Sequence[Sequence[int]], pad_id: int) -> None:
+        self.features, self.batches, self.pad_id = features, batches, pad_id
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    @override
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        batch = pad([self.features[i] for i in self.batches[index]], self.pad_id)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _only(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The collator: an item is a batch already."""
+    return items[0]
+
+
+class _Trainer(Trainer):
+    """Takes the batches in the order they were laid out in."""
+
+    @override
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset or self.train_dataset)
+
+
+class _Watch(TrainerCallback):
+    """Shows progress, and asks for a checkpoint every `CHECKPOINT_S` seconds."""
+
+    def __init__(self, show: Any) -> None:
+        self.show = show
+        self.saved = time.monotonic()
+
+    @override
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self.show(state.global_step)
+        if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
+            control.should_save = True
+            self.saved = time.monotonic()
+        return control
+
+
+def _last_checkpoint(scratch: Path) -> str | None:
+    """The newest complete checkpoint; one that a kill left half written is passed over.
+
+    `trainer_state.json` is the last file that Trainer writes, and older checkpoints go only after it stands.
+    """
+    for folder in sorted(scratch.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (FileNotFoundError, ValueError):
+            continue
+        return str(folder)
+    return None
