@@ -1,0 +1,133 @@
+"""The command line: arguments to one library call, its result to stdout, its end to an exit code. No logic.
+
+Heavy modules are imported inside the commands, so that `edgekit --help` answers at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="edgekit %(version)s")
+def cli() -> None:
+    """From a trained transformer to a model that fits and runs on a phone or board."""
+
+
+@cli.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option("--target", default="host", show_default=True, help="A target of devices/, or a TOML file of your own.")
+@click.option("--out", type=click.Path(path_type=Path), help="The bundle's folder.  [default: bundles/RECIPE-TARGET]")
+@click.option(
+    "--store", type=click.Path(path_type=Path), default=Path(".edgekit"), envvar="EDGEKIT_STORE", show_default=True,
+    help="Where finished stages are kept.",
+)  # fmt: skip
+@click.option("--until", metavar="STAGE", help="Stop after this stage (teach, distill, prune, export-onnx, ...).")
+@_JSON
+def build(recipe: Path | None, target: str, out: Path | None, store: Path, until: str | None, as_json: bool) -> None:
+    """Build RECIPE (a TOML file, or one that ships) into a bundle; without it, the embedded default.
+
+    A build that was stopped or killed goes on where it was; an unchanged one does nothing.
+    """
+    from edgekit import progress, recipe as recipes, tables
+    from edgekit.pipeline.build import build as run
+    from edgekit.store import Store
+
+    read, base = recipes.find(recipe)
+    wanted = recipes.target(target)
+    folder = out or Path("bundles", f"{read.name}-{wanted.name}")
+    built = run(read, wanted, Store(store), folder, base, until, done=lambda row: progress.say(tables.line(row)))
+    _print(built.model_dump(mode="json") if as_json else tables.build(built))
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("given", nargs=-1, metavar="TEXT...")
+@click.option("--format", "format", type=click.Choice(["onnx", "tflite"]), help="Which of the bundle's models.")
+@_JSON
+def run(bundle: Path, given: tuple[str, ...], format: Any, as_json: bool) -> None:
+    """Answer TEXT (or standard input's lines) with a BUNDLE alone: no torch needed."""
+    from edgekit.run import answer
+
+    texts = given or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
+    found = answer(bundle, texts, format)
+    _print(found if as_json else found["text"])
+
+
+@cli.command()
+@click.argument("task", required=False)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("recipe.toml"), show_default=True)
+@_JSON
+def init(task: str | None, out: Path, as_json: bool) -> None:
+    """Write an annotated recipe for TASK to start from; without TASK, say which there are."""
+    from edgekit import recipe as recipes
+
+    written = recipes.init(task, out)
+    _print({"recipe": str(written)} if as_json else f"{written}: edit it, then run: edgekit build {written}")
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--length", default=128, show_default=True, help="Sequence length in tokens, for FLOPs and memory.")
+@_JSON
+def inspect(model: str, length: int, as_json: bool) -> None:
+    """What MODEL (a folder, hub name, bundle, .onnx or .tflite) is made of, and what it will weigh."""
+    from edgekit.pipeline import inspect as inspector
+
+    found = inspector.inspect(model, length)
+    _print(found.model_dump(mode="json") if as_json else inspector.lines(found))
+
+
+@cli.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@_JSON
+def verify(bundle: Path, as_json: bool) -> None:
+    """Check every file of BUNDLE (a folder or zip) against its manifest."""
+    from edgekit.bundle import verify as check
+
+    manifest = check(bundle)
+    _print(manifest.model_dump(mode="json") if as_json else f"{bundle}: good, {len(manifest.files)} files")
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script for SHELL; bash: eval "$(edgekit completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:  # click.Choice allows only shells that click knows
+        raise click.UsageError(f"no completion for {shell}")
+    click.echo(found(cli, {}, "edgekit", "_EDGEKIT_COMPLETE").source())
+
+
+def _print(result: Any) -> None:
+    """The result, and nothing else, on stdout."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=1, ensure_ascii=False))
+
+
+def main() -> None:
+    """The entry point of the `edgekit` command."""
+    try:
+        cli.main(prog_name="edgekit", standalone_mode=False)
+    except EdgekitError as error:
+        click.echo(f"edgekit: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("edgekit: stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(141)
