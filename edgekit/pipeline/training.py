@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, override
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +91,6 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    @override
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         batch = pad([self.features[i] for i in self.batches[index]], self.pad_id)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
@@ -105,7 +104,6 @@ def _only(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 class _Trainer(Trainer):
     """Takes the batches in the order they were laid out in."""
 
-    @override
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(train_dataset or self.train_dataset)
 
@@ -117,7 +115,6 @@ class _Watch(TrainerCallback):
         self.show = show
         self.saved = time.monotonic()
 
-    @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
