@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
@@ -198,10 +199,13 @@ def refusal(config: Mapping[str, Any], step: Step) -> str | None:
     """Why a model with this config.json cannot take `step`, and what would work; `None` where it can."""
     if not isinstance(step, Distill | Prune):
         return None
-    name = config.get("model_type")
+    name = str(config.get("model_type"))
     if name not in FAMILIES:
         return f'the family "{name}" is not known; these are: {", ".join(FAMILIES)}'
-    found, full = FAMILIES[name], CONFIG_MAPPING[name].from_dict(dict(config))
+    try:
+        found, full = FAMILIES[name], CONFIG_MAPPING[name].from_dict(dict(config))
+    except (ValueError, StrictDataclassError) as error:
+        return f"its config.json cannot be used: {' '.join(str(error).split())[:200]}"
     there = full.num_hidden_layers
     if found.shared and step.layers and full.num_hidden_groups > 1:
         return f"{name} with num_hidden_groups = {full.num_hidden_groups} cannot lose layers; leave out layers"
@@ -308,9 +312,9 @@ def with_layers(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
         parent, _, name = found.layers.removesuffix(".*").rpartition(".")
         encoder: Any = student.base_model.get_submodule(parent)
         setattr(encoder, name, nn.ModuleList(getattr(encoder, name)[i] for i in keep))
+        if getattr(config, "pruned_heads", None):
+            _set_pruned(config, [heads[i] for i in keep])
     config.num_hidden_layers = len(keep)
-    if not found.shared and getattr(config, "pruned_heads", None):
-        _set_pruned(config, [heads[i] for i in keep])
     return student
 
 

@@ -1,5 +1,6 @@
 """Hugging Face models in folders: load, save, run. Safetensors only; nothing is unpickled, no remote code runs."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,26 +8,35 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from edgekit.errors import InputError
+from edgekit.pipeline import families
 from edgekit.records import Kind
 from edgekit.tasks import OUTPUTS, Arrays, Feature, Predict, pad
 
 _HEADS = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "sentence-embedding": "AutoModel",
-    "image-classification": "AutoModelForImageClassification",
+    "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "token-classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "question-answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "sentence-embedding": "MODEL_MAPPING",
+    "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
 }
+TOKENIZER_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
+    "spiece.model", "spm.model", "sentencepiece.bpe.model",
+)  # fmt: skip
+"""What may stand beside tokenizer.json."""
 
 
 def load(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> PreTrainedModel:
     """The model in `folder` with the head of `kind`, in float32 and eval mode, on the CPU.
 
     With `labels`, the head gets one output a label (a new head is initialised where the folder has none of that
-    size). Raises `InputError` where the folder holds no safetensors weights or a family that cannot be built.
+    size). Heads that config.json says are pruned are not built. Raises `InputError` where the folder holds no
+    safetensors weights, weights that do not fill the encoder, or a family that cannot be built.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: has no config.json, so it is not a Hugging Face model folder")
@@ -36,19 +46,68 @@ def load(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> PreTrainedMode
             f"{folder}: has no model.safetensors (found: {found}); pickled weights are never loaded, convert them "
             "with save_pretrained(..., safe_serialization=True)"
         )
-    config = AutoConfig.from_pretrained(folder)
-    given: dict[str, Any] = {"dtype": torch.float32}
-    if labels:
-        names = dict(enumerate(labels))
-        given |= {"id2label": names, "label2id": {v: k for k, v in names.items()}, "num_labels": len(names)}
-        given["ignore_mismatched_sizes"] = list((config.id2label or {}).values()) != list(labels)
-    model = getattr(transformers, _HEADS[kind]).from_pretrained(folder, **given)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        if labels:
+            _set_labels(config, labels, folder)
+        loaded: Any = _class(config, kind, folder).from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True,
+            ignore_mismatched_sizes=True, output_loading_info=True,
+        )  # fmt: skip
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"{folder / 'config.json'}: no model can be built from it: {_short(error)}") from None
+    except SafetensorError as error:
+        raise InputError(f"{folder}: the weights are not a whole safetensors file: {_short(error)}") from None
+    model, info = loaded
+    _check_whole(model, info, folder)
+    if kind == "sentence-embedding" and hasattr(model, "pooler"):
+        model.pooler = None  # an embedding is the mean of the tokens
     return model.eval()
+
+
+def _set_labels(config: PreTrainedConfig, labels: Sequence[str], folder: Path) -> None:
+    has = [label for _, label in sorted((config.id2label or {}).items())]
+    if sorted(has) == sorted(labels) and has != list(labels):
+        raise InputError(
+            f"{folder / 'config.json'}: the model's labels are {has} and the task's {list(labels)}, in another order; "
+            "give the task the labels in the model's order"
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: i for i, label in enumerate(labels)}
+
+
+def _class(config: PreTrainedConfig, kind: Kind, folder: Path) -> type[PreTrainedModel]:
+    known = getattr(transformers, _HEADS[kind])
+    if type(config) not in known:
+        raise InputError(f'{folder / "config.json"}: the family "{config.model_type}" has no model for {kind}')
+    return families.pruned(known[type(config)], config)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _check_whole(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
+    """Refuse weights that leave a part of the encoder at its random start; only a head or pooler may be new."""
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."
+    wrong = [f"{key} is missing" for key in info["missing_keys"]]
+    wrong += [f"{key} is {[*there]}, not {[*wanted]}" for key, there, wanted in info["mismatched_keys"]]
+    wrong = sorted(each for each in wrong if each.startswith(inside) and not each.startswith(f"{inside}pooler."))
+    if wrong:
+        more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+        raise InputError(f"{folder}: the weights do not fit config.json: {wrong[0]}{more}")
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write config.json and model.safetensors."""
     model.save_pretrained(folder)
+
+
+def copy_processor(source: Path, out: Path) -> None:
+    """Copy what turns raw input into the model's: the tokenizer's or image processor's files."""
+    for name in (*TOKENIZER_FILES, "tokenizer.json", "preprocessor_config.json", "processor_config.json"):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
 
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:
@@ -109,7 +168,9 @@ def predictor(model: PreTrainedModel, kind: Kind, batch_size: int = 32) -> Predi
             tensors = [torch.from_numpy(batch[name]).to(model.device) for name in exportable.input_names]
             outputs = [output.float().cpu().numpy() for output in exportable(*tensors)]
             for row, i in enumerate(part):
-                found[i] = {n: _unpad(n, o[row], sizes[i], kind) for n, o in zip(exportable.output_names, outputs, strict=True)}
+                found[i] = {
+                    n: _unpad(n, o[row], sizes[i], kind) for n, o in zip(exportable.output_names, outputs, strict=True)
+                }
         return found
 
     return predict
