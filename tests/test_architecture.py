@@ -105,10 +105,9 @@ def test_the_ground_floor_knows_no_wing() -> None:
     assert not eager
 
 
-def test_each_wing_knows_its_neighbours_only() -> None:
+def test_what_runs_without_torch_knows_no_pipeline() -> None:
     assert not offenders(below("gate"), ("edgekit.bench", "edgekit.pipeline"))
-    assert not offenders(below("bench"), ("edgekit.pipeline", "edgekit.gate"))
-    assert not offenders(below("pipeline"), ("edgekit.gate",))
+    assert not offenders(below("bench"), ("edgekit.pipeline",))
 
 
 def test_only_transports_reach_another_machine() -> None:
@@ -134,7 +133,8 @@ def test_only_transports_reach_another_machine() -> None:
     [
         "import edgekit",
         "import edgekit.cli",
-        "import sys, edgekit.cli\nsys.argv[1:] = ['--help']\ntry: edgekit.cli.main()\nexcept SystemExit as e: assert not e.code",
+        "import sys, edgekit.cli\nsys.argv[1:] = ['--help']\n"
+        "try: edgekit.cli.main()\nexcept SystemExit as e: assert not e.code",
     ],
     ids=["edgekit", "edgekit.cli", "edgekit --help"],
 )
@@ -219,7 +219,8 @@ def project_files() -> list[Path]:
 def test_the_readme_names_every_file() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"[\w.-]+", readme))
-    files = [path for path in project_files() if path.is_relative_to(PACKAGE) and path.name != "__init__.py"]
+    marks = {"__init__.py", "py.typed"}  # of packages
+    files = [path for path in project_files() if path.is_relative_to(PACKAGE) and path.name not in marks]
     assert not [str(path.relative_to(ROOT)) for path in files if path.name not in named]
 
 
