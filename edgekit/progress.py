@@ -1,5 +1,6 @@
 """Progress on stderr: bars for what lasts, one line for what happens. Silent bars where stderr is no terminal."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,29 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
         if total
         else (TextColumn("{task.description}"), SpinnerColumn())
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    with (
+        os.fdopen(os.dup(2), "w") as own,  # `quiet` does not silence a copy
+        Progress(*columns, console=Console(file=own), transient=True) as shown,
+    ):
         task = shown.add_task(what, total=total)
         yield lambda done: shown.update(task, completed=done)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what libraries print to stdout and stderr, C++ ones too, for which there is no other switch."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        yield
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+        os.close(nowhere)
