@@ -157,12 +157,11 @@ class Store:
         """
         lock = FileLock(self.root / "locks" / f"{id[:16]}.lock")
         try:
-            lock.acquire(timeout=0.05)
+            held = lock.acquire(timeout=0.05)
         except Timeout:
             waiting()
-            lock.acquire()
-        with lock:
-            lock.release()
+            held = lock.acquire()
+        with held:
             if found := self.find(name, id):
                 return found, True
             return self._make(name, stage, id, parents, versions, work), False
