@@ -14,6 +14,7 @@ from edgekit.records import Record
 
 SUFFIX = ".onnx"
 _OPSET, _IR = 18, 8  # ONNX 1.13 of 2022; onnxruntime 1.14 and newer
+_MODULE = "pkg.torch.onnx.name_scopes"  # which module a node came from; a quantizer names its layers by it
 
 
 class Params(Record):
@@ -36,6 +37,9 @@ def export(model: Exportable, example: Mapping[str, torch.Tensor], lengths: Sequ
     )
     assert program is not None  # dynamo gives one
     for node in program.model.graph.all_nodes():
+        module = node.metadata_props.get(_MODULE, "")
         node.metadata_props.clear()  # stack traces, with the paths of this machine
+        if module:
+            node.metadata_props[_MODULE] = module
     program.model.ir_version = _IR
     program.save(path)
