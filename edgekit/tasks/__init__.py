@@ -18,10 +18,11 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Row(NamedTuple):
-    """One row of data and where it stands (`dev.csv: row 17`), for messages."""
+    """One row of data, where it stands (`dev.csv: row 17`, for messages), and where relative paths in it start."""
 
     where: str
     values: Mapping[str, Any]
+    folder: Path = Path()
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def pad(features: Sequence[Feature], pad_id: int, length: int | None = None) -> 
     for part, names in (("inputs", features[0].inputs), ("labels", features[0].labels)):
         for name in names:
             arrays = [getattr(feature, part)[name] for feature in features]
-            if part == "inputs" and arrays[0].ndim == 1 or arrays[0].ndim == 1 and name == "labels":
+            if arrays[0].ndim == 1 and (part == "inputs" or name == "labels"):
                 fill = pad_id if name == "input_ids" else -100 if part == "labels" else 0
                 widest = length or max(len(array) for array in arrays)
                 padded = np.full((len(arrays), widest), fill, dtype=np.int64)
@@ -91,7 +92,7 @@ class Task(Protocol):
         ...
 
     def encoder(self, params: Any, folder: Path, max_length: int) -> Any:
-        """What encodes raw input, from a model's or bundle's folder (`tokenizer.json` or `preprocessor_config.json`)."""
+        """What encodes raw input, from the `tokenizer.json` or `preprocessor_config.json` in a model's folder."""
         ...
 
     def features(self, params: Any, examples: Sequence[Any], labels: tuple[str, ...], encoder: Any) -> list[Feature]:

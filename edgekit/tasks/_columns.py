@@ -25,7 +25,7 @@ def text(row: Row, column: str) -> str:
     value = cell(row, column)
     if not isinstance(value, str):
         raise _unlike(row, column, "a text", value)
-    return value
+    return _encodable(row, column, value)
 
 
 def number(row: Row, column: str) -> float:
@@ -48,8 +48,13 @@ def label(row: Row, column: str) -> str:
     return str(value).strip()
 
 
-def label_id(row: Row, column: str, found: str, labels: Sequence[str]) -> int:
+def label_id(row: Row, column: str, labels: Sequence[str]) -> int:
     """The index of a label in the label set."""
+    return index(row, column, label(row, column), labels)
+
+
+def index(row: Row, column: str, found: str, labels: Sequence[str]) -> int:
+    """The index of `found`, from that column, in the label set."""
     if found not in labels:
         raise InputError(
             f'{row.where}: column "{column}": label "{found}" is not in the label set; {nearest(found, labels)}'
@@ -60,12 +65,13 @@ def label_id(row: Row, column: str, found: str, labels: Sequence[str]) -> int:
 def words(row: Row, column: str) -> tuple[str, ...]:
     """A list of texts; one text is split at white space, since CSV has no lists."""
     value = cell(row, column)
-    found = value.split() if isinstance(value, str) else value
+    found: Any = value.split() if isinstance(value, str) else value
     if not isinstance(found, list | tuple):
         raise _unlike(row, column, "a list of texts", value)
-    for i, word in enumerate(found, 1):
+    for place, word in enumerate(found, 1):
         if not isinstance(word, str) or not word.strip():
-            raise _unlike(row, column, f"a text that is not blank at place {i} of its list", word)
+            raise _unlike(row, column, f"a text that is not blank at place {place} of its list", word)
+    _encodable(row, column, " ".join(found))
     return tuple(found)
 
 
@@ -94,6 +100,15 @@ def given_texts(given: Sequence[str], names: tuple[str, ...], what: str) -> tupl
         if not value.strip():
             raise InputError(f"{what}: the {name} is empty; give some text")
     return tuple(given)
+
+
+def _encodable(row: Row, column: str, value: str) -> str:
+    """`value`, checked: JSON can write half a surrogate pair, which no tokenizer takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f'{row.where}: column "{column}" is not valid Unicode: {error}; repair the row') from None
+    return value
 
 
 def _unlike(row: Row, column: str, wanted: str, found: Any) -> InputError:

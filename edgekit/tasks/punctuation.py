@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field
 
-from edgekit.records import Metric, Record, Score
-from edgekit.tasks import Arrays, Feature, Predict, Row, _columns
+from edgekit.records import Record, Score
+from edgekit.tasks import Arrays, Feature, Predict, Row, _columns, _metrics
 from edgekit.tasks.token_classification import KIND, Sentence, encoder, features, read, tag_words, word_logits
 
 if TYPE_CHECKING:
@@ -70,16 +70,9 @@ def score(
     outputs: Sequence[Arrays],
 ) -> Score:
     """The mean F1 of COMMA and PERIOD over all words, by scikit-learn. Parts: F1 of each mark with its support."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    true = np.concatenate([example.tags for example in examples])
-    found = np.concatenate([logits.argmax(-1) for logits in word_logits(examples, labels, features, outputs)])
-    marks = [i for i, name in enumerate(labels) if name != "O"]
-    _, _, f1, support = precision_recall_fscore_support(true, found, labels=marks, zero_division=0)
-    parts = tuple(
-        Metric(name=labels[mark], value=float(value), support=int(count))
-        for mark, value, count in zip(marks, f1, support, strict=True)
-    )
+    true = [tag for example in examples for tag in example.tags]
+    found = np.concatenate([logits.argmax(-1) for logits in word_logits(examples, labels, features, outputs)]).tolist()
+    parts = _metrics.f1(true, found, labels, skip=("O",))
     headline = [part.value for part in parts if part.name in ("COMMA", "PERIOD")]
     return Score(metric="macro_f1", value=sum(headline) / len(headline), examples=len(examples), parts=parts)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgekit.errors import InputError
 from edgekit.records import Kind, Metric, Record, Score
-from edgekit.tasks import Arrays, Feature, Predict, Row, _columns, _encode
+from edgekit.tasks import Arrays, Feature, Predict, Row, _columns, _encode, _metrics
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -67,7 +67,7 @@ def read(row: Row, tokens: str, tags: str, labels: tuple[str, ...]) -> Sentence:
             f'{row.where}: column "{tokens}" holds {len(words)} words and column "{tags}" {len(names)} tags; '
             "give each word one tag"
         )
-    return Sentence(words, tuple(_columns.label_id(row, tags, name, labels) for name in names))
+    return Sentence(words, tuple(_columns.index(row, tags, name, labels) for name in names))
 
 
 def encoder(params: Any, folder: Path, max_length: int) -> "Tokenizer":
@@ -142,26 +142,33 @@ def score(
     of words by scikit-learn, leaving out "O". Parts: F1 of each entity type, or label, with its support.
     """
     found = [logits.argmax(-1).tolist() for logits in word_logits(examples, labels, features, outputs)]
-    true = [[labels[i] for i in example.tags] for example in examples]
-    guess = [[labels[i] for i in row] for row in found]
-    if _is_bio(labels):
-        from seqeval.metrics import classification_report
+    return (_entity_score if _is_bio(labels) else _word_score)([example.tags for example in examples], found, labels)
 
-        report: dict[str, Any] = classification_report(true, guess, output_dict=True, zero_division=0)
-    else:
-        from sklearn.metrics import classification_report
 
-        names = [name for name in labels if name != "O"]
-        flat = [tag for row in true for tag in row], [tag for row in guess for tag in row]
-        report = classification_report(*flat, labels=names, output_dict=True, zero_division=0)
-        report.setdefault("micro avg", {"f1-score": report.get("accuracy", 0.0)})
+def _entity_score(true: Sequence[Sequence[int]], found: Sequence[Sequence[int]], labels: Sequence[str]) -> Score:
+    from seqeval import metrics
+
+    seqeval: Any = metrics
+    tags = [[[labels[i] for i in row] for row in rows] for rows in (true, found)]
+    report = seqeval.classification_report(*tags, output_dict=True, zero_division=0)
     parts = tuple(
-        Metric(name=f"{name}_f1", value=float(row["f1-score"]), support=int(row["support"]))
+        Metric(name=name, value=float(row["f1-score"]), support=int(row["support"]))
         for name, row in report.items()
-        if name != "accuracy" and not name.endswith(" avg")
+        if not name.endswith(" avg")
     )
-    headline = "entity_f1" if _is_bio(labels) else "micro_f1"
-    return Score(metric=headline, value=float(report["micro avg"]["f1-score"]), examples=len(examples), parts=parts)
+    value = float(report["micro avg"]["f1-score"])
+    return Score(metric="entity_f1", value=value, examples=len(true), parts=parts)
+
+
+def _word_score(true: Sequence[Sequence[int]], found: Sequence[Sequence[int]], labels: Sequence[str]) -> Score:
+    from sklearn import metrics
+
+    sklearn: Any = metrics
+    flat = [[i for row in rows for i in row] for rows in (true, found)]
+    counted = [i for i, name in enumerate(labels) if name != "O"]
+    value = float(sklearn.f1_score(*flat, labels=counted, average="micro", zero_division=0))
+    parts = _metrics.f1(flat[0], flat[1], labels, skip=("O",))
+    return Score(metric="micro_f1", value=value, examples=len(true), parts=parts)
 
 
 def answer(
