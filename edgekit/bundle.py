@@ -18,7 +18,7 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,7 @@ def check_out(out: Path) -> None:
     zipped = _zip_of(out)
     if zipped.exists() and not (zipfile.is_zipfile(zipped) and MANIFEST in zipfile.ZipFile(zipped).namelist()):
         raise InputError(f"--out: {zipped} is there and is not a bundle; remove it, or name another folder")
-    if not out.exists() or out.is_dir() and not any(out.iterdir()):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file():
         raise InputError(f"--out: {out} holds something that is not a bundle; name another folder")
@@ -177,7 +177,7 @@ def verify(path: Path) -> Manifest:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Path, Manifest]]:
+def opened(path: Path) -> Generator[tuple[Path, Manifest]]:
     """The folder of the verified bundle at `path` and its manifest; a zip is unpacked while the context lasts."""
     if path.is_dir():
         yield path, _verified(path, path)
@@ -250,7 +250,9 @@ def _verified(folder: Path, where: Path) -> Manifest:
             raise InputError(f"{where}: {file.path}: is missing; copy the bundle again, or build it again")
         path = folder / file.path
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise InputError(f"{where}: {file.path}: was changed after the build; copy the bundle again, or build it again")
+            raise InputError(
+                f"{where}: {file.path}: was changed after the build; copy the bundle again, or build it again"
+            )
     extra = sorted(found - {MANIFEST} - {file.path for file in manifest.files})
     if extra:
         raise InputError(f"{where}: {extra[0]}: is not in the manifest; remove it, or build the bundle again")
@@ -278,7 +280,9 @@ def _unpack(path: Path, folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = _entries(archive, path)
             if entries[MANIFEST].file_size > _MANIFEST_LIMIT:
-                raise InputError(f"{path}: {MANIFEST}: has {entries[MANIFEST].file_size} bytes, too many for a manifest")
+                raise InputError(
+                    f"{path}: {MANIFEST}: has {entries[MANIFEST].file_size} bytes, too many for a manifest"
+                )
             manifest = _parse(archive.read(entries[MANIFEST]), f"{path}: {MANIFEST}")
             sizes = {file.path: file.bytes for file in manifest.files}
             if sum(sizes.values()) > shutil.disk_usage(folder).free:
@@ -308,7 +312,9 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         if stat.S_ISLNK(entry.external_attr >> 16):
             raise InputError(f"{path}: {entry.filename}: is a link, which a bundle never holds; do not use this bundle")
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise InputError(f"{path}: {entry.filename}: is encrypted or packed in an unusual way; build the bundle again")
+            raise InputError(
+                f"{path}: {entry.filename}: is encrypted or packed in an unusual way; build the bundle again"
+            )
         if not entry.is_dir():
             entries[entry.filename] = entry
     if MANIFEST not in entries:
