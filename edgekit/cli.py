@@ -41,7 +41,8 @@ def build(recipe: Path | None, target: str, out: Path | None, store: Path, until
 
     A build that was stopped or killed goes on where it was; an unchanged one does nothing.
     """
-    from edgekit import progress, recipe as recipes, tables
+    from edgekit import progress, tables
+    from edgekit import recipe as recipes
     from edgekit.pipeline.build import build as run
     from edgekit.store import Store
 

@@ -47,7 +47,9 @@ def module_name(kind: str, name: str, where: str | Path = "recipe") -> str:
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise InputError(f'{where}: the {kind} plugin "{name}" cannot be found; is its package installed, is PYTHONPATH set?')
+        raise InputError(
+            f'{where}: the {kind} plugin "{name}" cannot be found; is its package installed, is PYTHONPATH set?'
+        )
     return name
 
 

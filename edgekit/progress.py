@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 
@@ -12,7 +12,7 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+def bar(what: str, total: int | None = None) -> Generator[Callable[[int], None]]:
     """A bar (a spinner where `total` is not known); call what it gives with the steps done so far."""
     if not sys.stderr.isatty():
         yield lambda done: None
@@ -34,7 +34,7 @@ def bar(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Drop what libraries print to stdout and stderr, C++ ones too, for which there is no other switch."""
     sys.stdout.flush()
     sys.stderr.flush()

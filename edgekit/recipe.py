@@ -155,7 +155,9 @@ class Recipe(Record):
             raise ValueError("the steps must stand in the order teach, distill or prune, export, quantize")
         trained = [step for step in steps if isinstance(step, Distill | Prune)]
         if any(isinstance(step, Prune) and step.vocabulary for step in trained[:-1]):
-            raise ValueError("vocabulary can be cut in the last distill or prune step only: the teacher knows the whole")
+            raise ValueError(
+                "vocabulary can be cut in the last distill or prune step only: the teacher knows the whole"
+            )
         return steps
 
 
@@ -184,7 +186,11 @@ def init(task: str | None, out: Path) -> Path:
     folder = Path(__file__).parent / "pipeline" / "recipes" / "init"
     known = sorted(path.stem for path in folder.glob("*.toml") if path.stem != "steps")
     if task is None or task not in known:
-        hint = f"name a task; {nearest('', known)}" if task is None else f'no task is called "{task}"; {nearest(task, known)}'
+        hint = (
+            f"name a task; {nearest('', known)}"
+            if task is None
+            else f'no task is called "{task}"; {nearest(task, known)}'
+        )
         raise InputError(f"init: {hint}")
     text = (folder / f"{task}.toml").read_text(encoding="utf-8") + (folder / "steps.toml").read_text(encoding="utf-8")
     try:

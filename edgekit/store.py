@@ -41,9 +41,7 @@ def sha256(path: Path) -> str:
 def files_in(folder: Path) -> tuple[File, ...]:
     """Every file below `folder` but the manifest, in order of path, hashed."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
-    return tuple(
-        File(path=p.relative_to(folder).as_posix(), bytes=p.stat().st_size, sha256=sha256(p)) for p in paths
-    )
+    return tuple(File(path=p.relative_to(folder).as_posix(), bytes=p.stat().st_size, sha256=sha256(p)) for p in paths)
 
 
 def key(ingredients: Mapping[str, Any]) -> str:
@@ -66,10 +64,11 @@ def sources(modules: Iterable[str]) -> tuple[str, dict[str, str]]:
             continue
         found[module] = path
         for imported in _imports(path):
-            if imported.split(".")[0] in (module.split(".")[0], "edgekit"):
+            package = imported.partition(".")[0]
+            if package in (module.partition(".")[0], "edgekit"):
                 todo.append(imported)
             else:
-                foreign.add(imported.split(".")[0])
+                foreign.add(package)
     digest = hashlib.sha256()
     for module in sorted(found):
         digest.update(f"{module}:{sha256(found[module])}\n".encode())

@@ -92,7 +92,9 @@ Store(Path(sys.argv[1])).make("teach", "teach", "ab" * 32, (), {}, work, lambda:
 
 
 def _child(store: Path) -> subprocess.Popen[str]:
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(_KILLED), str(store)], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_KILLED), str(store)], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout is not None
     assert child.stdout.readline() == "ready\n"
     return child

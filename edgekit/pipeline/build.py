@@ -192,7 +192,8 @@ def _keys(
         if step.stage in ("export", "quantize"):
             ingredients["target"] = {"lengths": target.lengths, "runtime": target.runtime.model_dump()}
         if step.stage == "bundle":
-            ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump()}
+            samples = importlib.import_module("edgekit.pipeline.bundle").samples_fingerprint()
+            ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump(), "samples": samples}
         keys[step.name] = key(ingredients)
     return keys, versions
 

@@ -10,7 +10,7 @@ from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import TaskData, weights
 from edgekit.recipe import Distill, Prune, Recipe, Teach
-from edgekit.records import Format, Target, Use
+from edgekit.records import Target, Use
 
 if TYPE_CHECKING:
     from edgekit.pipeline.build import Planned
@@ -46,7 +46,7 @@ def everything(
     teach = recipe.step[0]
     assert isinstance(teach, Teach)  # the recipe's own validator saw to it
     config = weights.check(teach, base)
-    _family(recipe, target.formats, config)
+    _family(recipe, target, config)
     _space(weights.locate(teach, base), len(missing), store)
     data.examples("train")
     data.examples("dev")
@@ -68,14 +68,14 @@ def _use(kind: str, use: Use, where: str) -> None:
             plugins.use(inner, nested, f"{where}.{inner}")
 
 
-def _family(recipe: Recipe, formats: Sequence[Format], config: Mapping[str, Any]) -> None:
+def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
     """Refuse a family that a later step cannot take, by name."""
     from edgekit.pipeline import export, families
 
     for step in recipe.step:
         refused = families.refusal(config, step)
         if refused is None and step.stage == "export":
-            refused = next(filter(None, (export.refusal(config, format) for format in formats)), None)
+            refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
             raise InputError(f"recipe: step {step.stage}: {refused}")
 

@@ -27,7 +27,9 @@ def run(step: Distill, job: Job) -> Facts:
     kept = [layer - 1 for layer in uniform_map(layers, before)]
     student = families.with_layers(model, kept) if layers < before else model
     models.copy_processor(source, job.out)
-    train_student(student, job.parents["teacher"].folder, step.method, step.training, job, job.data.features("train", source))
+    train_student(
+        student, job.parents["teacher"].folder, step.method, step.training, job, job.data.features("train", source)
+    )
     models.save(student, job.out)
     from_layers = ", ".join(str(layer + 1) for layer in kept)
     return Facts(
@@ -52,4 +54,3 @@ def train_student(
         module.objective(params, Speaker(student, kind), wise), features, training,
         pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what=job.out.parent.name.split("-")[0],
     )  # fmt: skip
-

@@ -37,7 +37,9 @@ def run(step: Teach, job: Job) -> Facts:
     if step.training:
         features = job.data.features("train", job.out)
         if not features[0].labels:
-            raise InputError(f"recipe: step teach: {job.recipe.task.name} has no labels to train on; remove its training")
+            raise InputError(
+                f"recipe: step teach: {job.recipe.task.name} has no labels to train on; remove its training"
+            )
         train(
             _Supervised(model), features, step.training,
             pad_id=models.pad_id(model), seed=job.recipe.seed, scratch=job.scratch, what="teach",

@@ -7,7 +7,7 @@ like length share a batch, which saves most of the padding.
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
-def _only(items: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The collator: an item is a batch already."""
     return items[0]
 
@@ -105,7 +105,8 @@ class _Trainer(Trainer):
     """Takes the batches in the order they were laid out in."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset or self.train_dataset)
+        batches: Any = train_dataset or self.train_dataset
+        return SequentialSampler(batches)
 
 
 class _Watch(TrainerCallback):
@@ -117,12 +118,11 @@ class _Watch(TrainerCallback):
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
+    ) -> None:
         self.show(state.global_step)
         if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
             control.should_save = True
             self.saved = time.monotonic()
-        return control
 
 
 def _last_checkpoint(scratch: Path) -> str | None:

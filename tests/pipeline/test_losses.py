@@ -30,7 +30,9 @@ def signals(seed: int, layers: int, heads: int = HEADS, shape: tuple[int, ...] =
     )
 
 
-def value(name: str, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor] | None = None, **params: object) -> torch.Tensor:
+def value(
+    name: str, student: Signals, teacher: Signals, batch: dict[str, torch.Tensor] | None = None, **params: object
+) -> torch.Tensor:
     loss, parsed = plugins.use("losses", Use.model_validate({"name": name, **params}))
     return loss.loss(parsed, student, teacher, batch or {})
 
@@ -78,7 +80,8 @@ def test_hidden_mse_takes_the_uniform_map() -> None:
     student, teacher = signals(0, 2), signals(1, 4)
     real = MASK.numpy().astype(bool)
     wanted = sum(
-        ((student.hidden[m].numpy()[real] - teacher.hidden[g].numpy()[real]) ** 2).mean() for m, g in ((0, 0), (1, 2), (2, 4))
+        ((student.hidden[m].numpy()[real] - teacher.hidden[g].numpy()[real]) ** 2).mean()
+        for m, g in ((0, 0), (1, 2), (2, 4))
     )
     assert value("hidden_mse", student, teacher).item() == pytest.approx(wanted, rel=1e-5)
 

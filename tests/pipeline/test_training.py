@@ -40,7 +40,9 @@ class Fit(torch.nn.Module):
         self.head = torch.nn.Linear(4, 1)
         self.dies_at, self.seen = dies_at, 0
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         self.seen += 1
         if self.seen == self.dies_at:
             raise KeyboardInterrupt
@@ -52,7 +54,9 @@ def features() -> list[Feature]:
     rng = np.random.default_rng(0)
     sizes = rng.integers(3, 12, 120)
     return [
-        Feature({"input_ids": rng.integers(1, 30, n), "attention_mask": np.ones(n, int)}, i, {"labels": np.array(n / 10)})
+        Feature(
+            {"input_ids": rng.integers(1, 30, n), "attention_mask": np.ones(n, int)}, i, {"labels": np.array(n / 10)}
+        )
         for i, n in enumerate(sizes)
     ]
 

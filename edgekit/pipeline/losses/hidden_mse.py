@@ -29,6 +29,8 @@ def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str,
     terms: list[Tensor] = []
     for mine, its in zip(student.hidden, (teacher.hidden[layer] for layer in layers), strict=True):
         if mine.shape != its.shape:
-            raise InputError(f"hidden_mse: the student's states are {mine.shape[-1]} wide, the teacher's {its.shape[-1]}")
+            raise InputError(
+                f"hidden_mse: the student's states are {mine.shape[-1]} wide, the teacher's {its.shape[-1]}"
+            )
         terms.append(torch.nn.functional.mse_loss(mine[real].float(), its[real].float()))
     return torch.stack(terms).sum()

@@ -44,4 +44,3 @@ def objective(params: Params, student: Speaker, teacher: Speaker) -> torch.nn.Mo
     """The module that `training.train` trains: a batch by name to `{"loss": scalar}`."""
     teacher.eval().requires_grad_(False)
     return _Distillation(params, student, teacher)
-
