@@ -1,0 +1,144 @@
+"""Prune: take whole layers, heads, feed-forward neurons and vocabulary rows out of a model, then recover.
+
+Layers go first, so that heads and neurons are scored in the model that they stay in; then the heads and neurons
+with the lowest scores in each layer; then the student recovers with the teacher; the vocabulary goes last, because
+until then the teacher and the student must read the same ids.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from edgekit import plugins
+from edgekit.errors import InputError, NotGoodEnough
+from edgekit.pipeline import Job, families, models, vocabulary
+from edgekit.pipeline.distill import train_student
+from edgekit.pipeline.signals import uniform_map
+from edgekit.recipe import Prune
+from edgekit.records import Facts, Kind
+from edgekit.tasks import Feature, pad
+
+BATCH = 16
+"""Examples in a batch that a criterion scores on."""
+
+
+def run(step: Prune, job: Job) -> Facts:
+    """Fill `job.out` with the smaller model as a Hugging Face folder with its tokenizer or image processor."""
+    source, kind = job.parents["model"].folder, job.data.kind
+    model = models.load(source, kind, job.data.labels)
+    if refused := families.refusal(model.config.to_dict(), step):
+        raise InputError(f"recipe: step prune: {refused}")
+    features = job.data.features("train", source)
+    tokens = vocabulary.kept(source, model.config, features, step.vocabulary.min_count) if step.vocabulary else []
+    before = _sizes(model)
+    student = _without_units(_without_layers(model, step), step, job, features)
+    if step.training:
+        train_student(student, job.parents["teacher"].folder, step.method, step.training, job, features)
+    models.copy_processor(source, job.out)
+    if tokens:
+        vocabulary.cut(student, job.out, tokens)
+    models.save(student, job.out)
+    made = models.load(job.out, kind, job.data.labels)
+    _check_smaller(before, made, step)
+    return Facts(
+        parameters=models.parameters(made),
+        bytes=models.weight_bytes(job.out),
+        score=job.data.score(models.predictor(made, kind), job.out),
+        changed=_changed(before, _sizes(made), step),
+    )
+
+
+def _without_layers(model: PreTrainedModel, step: Prune) -> PreTrainedModel:
+    if step.layers is None:
+        return model
+    keep = uniform_map(step.layers, model.config.num_hidden_layers)
+    return families.with_layers(model, [layer - 1 for layer in keep])
+
+
+def _without_units(model: PreTrainedModel, step: Prune, job: Job, features: Sequence[Feature]) -> PreTrainedModel:
+    """`model` without the heads and neurons that the criterion scores lowest, in place."""
+    if step.heads is None and step.neurons is None:
+        return model
+    criterion, params = plugins.use("criteria", step.criterion, "recipe: step prune: criterion")
+    batches = _batches(features, models.pad_id(model), job.recipe.seed)
+    scores = criterion.scores(params, model, batches, _loss(job.data.kind, job.recipe.seed))
+    layers = families.own_layers(model)
+    if step.heads is not None:
+        heads = [scores[f"heads.{i}"] for i in range(len(layers))]
+        if families.family(model).head_bias:
+            heads = [torch.stack(heads).sum(0)] * len(layers)
+        families.keep_heads(model, [_best(each, step.heads) for each in heads])
+    if step.neurons is not None:
+        networks = range(len(layers[0].feed_forward))
+        keep = [[_best(scores[f"neurons.{i}.{k}"], step.neurons) for k in networks] for i in range(len(layers))]
+        families.keep_neurons(model, keep)
+    return model
+
+
+def _best(scores: Tensor, number: int) -> list[int]:
+    """The indices of the `number` highest scores, ascending; the first of equals."""
+    return sorted(torch.sort(scores, descending=True, stable=True).indices[:number].tolist())
+
+
+def _batches(features: Sequence[Feature], pad_id: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
+    """The features in batches, in a shuffled order."""
+    order = np.random.default_rng(seed).permutation(len(features))
+    for start in range(0, len(order), BATCH):
+        batch = pad([features[i] for i in order[start : start + BATCH]], pad_id)
+        yield {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+def _loss(kind: Kind, seed: int) -> Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor]:
+    """What a criterion measures a unit's removal by: the task's loss, or without labels the change of the outputs.
+
+    The latter is the outputs' projection on a random direction v for each example: by first order it moves by
+    vᵀ J for a removal that moves the outputs by J, and E |vᵀ J| = sqrt(2 / pi) |J| for normal v.
+    """
+    random = torch.Generator().manual_seed(seed)
+
+    def loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+        labels = {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
+        inputs = {name: batch[name] for name in models.input_names(model)}
+        if labels:
+            return model(**inputs, **labels).loss
+        outputs = list(models.Exportable(model, kind).outputs(model(**inputs), inputs).values())
+        moves = [(output * torch.randn(output.shape, generator=random)).sum() for output in outputs]
+        return torch.stack(moves).sum() / len(outputs[0])
+
+    return loss
+
+
+def _sizes(model: PreTrainedModel) -> dict[str, int]:
+    """What a prune step can make fewer, by the recipe's names."""
+    layers = families.own_layers(model)
+    sizes = {
+        "layers": model.config.num_hidden_layers,
+        "heads": max(layer.heads for layer in layers),
+        "neurons": layers[0].feed_forward[0].up.out_features,
+        "parameters": models.parameters(model),
+    }
+    return {**sizes, "vocabulary": model.config.vocab_size} if families.family(model).vocabulary else sizes
+
+
+def _check_smaller(before: Mapping[str, int], model: PreTrainedModel, step: Prune) -> None:
+    """Refuse a model in which something that the step prunes is no smaller."""
+    after = _sizes(model)
+    asked = [name for name in ("layers", "heads", "neurons", "vocabulary") if getattr(step, name) is not None]
+    same = [f"{name} {before[name]}" for name in (*asked, "parameters") if after[name] >= before[name]]
+    if same:
+        raise NotGoodEnough(
+            f"prune: the model did not get smaller: still {', '.join(same)}; ask for less, or leave it out"
+        )
+
+
+def _changed(before: Mapping[str, int], after: Mapping[str, int], step: Prune) -> str:
+    """`heads 12 -> 8, neurons 1536 -> 1024`."""
+    parts = [
+        f"{name} {before[name]} -> {after[name]}"
+        for name in before
+        if name != "parameters" and before[name] != after[name]
+    ]
+    return ", ".join(parts) + (f", {step.training.epochs:g} epochs" if step.training else "")
