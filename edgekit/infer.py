@@ -22,6 +22,9 @@ from edgekit.records import Kind, Tensor
 from edgekit.tasks import OUTPUTS, Arrays, Feature, Predict, pad
 
 
+_NUMPY = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32", "tensor(float16)": "float16"}
+
+
 @dataclass(frozen=True)
 class Session:
     """An opened model file. `inputs` and `outputs` say -1 for what is dynamic, and TFLite's greatest length."""
@@ -75,11 +78,11 @@ def _onnx(path: Path, threads: int) -> Session:
         raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from None
 
     def tensors(nodes: Any) -> tuple[Tensor, ...]:
-        # a dynamic dimension is a name or None; types read "tensor(float)", "tensor(int64)"
+        # a dynamic dimension is a name or None
         return tuple(
             Tensor(
                 name=node.name,
-                dtype={"float": "float32", "double": "float64"}.get(kind := node.type[7:-1], kind),
+                dtype=_NUMPY[node.type],
                 shape=tuple(d if isinstance(d, int) else -1 for d in node.shape),
             )
             for node in nodes

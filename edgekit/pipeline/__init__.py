@@ -71,10 +71,12 @@ class TaskData:
             self._examples[split] = found
         return self._examples[split]
 
-    def features(self, split: Split, folder: Path) -> list[Feature]:
-        """A split as a model takes it, encoded with the tokenizer or image processor in `folder`."""
+    def features(self, split: Split, folder: Path, limit: int | None = None) -> list[Feature]:
+        """A split, or its first `limit` examples, as the model in `folder` takes it, by the tokenizer or image
+        processor there.
+        """
         task, params = self._task
-        return task.features(params, self.examples(split), self.labels, self.encoder(folder))
+        return task.features(params, self.examples(split)[:limit], self.labels, self.encoder(folder))
 
     def encoder(self, folder: Path) -> Any:
         """The task's encoder for the model in `folder`."""

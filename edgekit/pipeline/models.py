@@ -1,21 +1,21 @@
 """Hugging Face models in folders: load, save, run. Safetensors only; nothing is unpickled, no remote code runs."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from edgekit import infer
 from edgekit.errors import InputError
 from edgekit.pipeline import families
 from edgekit.records import Kind
-from edgekit.tasks import OUTPUTS, Arrays, Feature, Predict, pad
+from edgekit.tasks import OUTPUTS, Arrays, Predict
 
 _HEADS = {
     "text-classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
@@ -24,11 +24,15 @@ _HEADS = {
     "sentence-embedding": "MODEL_MAPPING",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
 }
-TOKENIZER_FILES = (
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt",
-    "spiece.model", "spm.model", "sentencepiece.bpe.model",
+VOCABULARY_FILES = (
+    "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
+    "sentencepiece.bpe.model",
 )  # fmt: skip
-"""What may stand beside tokenizer.json."""
+"""What slow tokenizers read; tokenizer.json says the same."""
+_PROCESSOR_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json",
+    "processor_config.json",
+)  # fmt: skip
 
 
 def load(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> PreTrainedModel:
@@ -105,7 +109,7 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 def copy_processor(source: Path, out: Path) -> None:
     """Copy what turns raw input into the model's: the tokenizer's or image processor's files."""
-    for name in (*TOKENIZER_FILES, "tokenizer.json", "preprocessor_config.json", "processor_config.json"):
+    for name in (*_PROCESSOR_FILES, *VOCABULARY_FILES):
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
 
@@ -124,62 +128,79 @@ def pad_id(model: PreTrainedModel) -> int:
 
 
 class Exportable(torch.nn.Module):
-    """A model with nothing but tensors in and out: `input_names` in order to a tuple in the order of `output_names`."""
+    """A model with nothing but named tensors in and out, as files are made from it.
+
+    `input_names` is what it takes; `output_names` what `forward` gives: the names in `OUTPUTS`, and for sentence
+    embeddings the token states first, by which Optimum and sentence-transformers know such a file.
+    """
 
     def __init__(self, model: PreTrainedModel, kind: Kind) -> None:
         super().__init__()
         self.model = model
-        self.kind = kind
+        self.kind: Kind = kind
         self.input_names = input_names(model)
-        self.output_names = OUTPUTS[kind]
+        self.output_names = (*(("last_hidden_state",) if kind == "sentence-embedding" else ()), *OUTPUTS[kind])
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Outputs by `OUTPUTS`: the head's logits, or the L2-normalised mean of the unpadded token states."""
-        named = dict(zip(self.input_names, inputs, strict=True))
-        return self._outputs(self.model(**named), named)
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Outputs by name. The mask is made additive here, outside attention: what transformers makes of a
+        [batch, length] mask needs operators that TFLite runtimes in the field do not have.
+        """
+        named = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "pixel_values": pixel_values,
+        }
+        given = {name: tensor for name, tensor in named.items() if tensor is not None}
+        found = self.model(**(given | self._additive(attention_mask)))
+        return {name: {**found, **self.outputs(found, given)}[name] for name in self.output_names}
+
+    def _additive(self, mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """[batch, 1, 1, length], 0 where a token is real; DeBERTa-v2 multiplies by its mask and takes it as it is."""
+        if mask is None or self.model.config.model_type == "deberta-v2":
+            return {}
+        return {"attention_mask": (1.0 - mask[:, None, None, :].float()) * -1e4}
 
     def with_hidden(self, *inputs: torch.Tensor) -> tuple[dict[str, torch.Tensor], tuple[torch.Tensor, ...]]:
-        """The same by name, and the hidden states: embeddings, then each layer, [batch, length, width] each."""
+        """The names in `OUTPUTS`, and the hidden states: embeddings, then each layer, [batch, length, width] each.
+
+        `inputs` in the order of `input_names`.
+        """
         named = dict(zip(self.input_names, inputs, strict=True))
         found = self.model(**named, output_hidden_states=True)
-        return dict(zip(self.output_names, self._outputs(found, named), strict=True)), found.hidden_states
+        return self.outputs(found, named), found.hidden_states
 
-    def _outputs(self, found: Any, named: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def outputs(self, found: Any, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The names in `OUTPUTS`: the head's logits, or the L2-normalised mean of the unpadded token states."""
         if self.kind != "sentence-embedding":
-            return tuple(found[name] for name in self.output_names)
+            return {name: found[name] for name in OUTPUTS[self.kind]}
         mask = named["attention_mask"].unsqueeze(-1).to(found.last_hidden_state.dtype)
         mean = (found.last_hidden_state * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        return (torch.nn.functional.normalize(mean, dim=-1),)
+        return {"sentence_embedding": torch.nn.functional.normalize(mean, dim=-1)}
+
+
+def runner(model: PreTrainedModel, kind: Kind) -> Callable[[Arrays], Arrays]:
+    """`model` as a function from a padded batch to the names in `OUTPUTS`, by transformers' own forward."""
+    exportable = Exportable(model, kind).eval()
+
+    @torch.inference_mode()
+    def run(batch: Arrays) -> Arrays:
+        named = {name: torch.from_numpy(batch[name]).to(model.device) for name in exportable.input_names}
+        outputs = exportable.outputs(model(**named), named)
+        return {name: output.float().cpu().numpy() for name, output in outputs.items()}
+
+    return run
 
 
 def predictor(model: PreTrainedModel, kind: Kind, batch_size: int = 32) -> Predict:
     """`model` as a function from features to unpadded outputs; sequences of like length share a batch."""
-    exportable = Exportable(model, kind).eval()
-    padding = pad_id(model)
-
-    @torch.inference_mode()
-    def predict(features: Sequence[Feature]) -> list[Arrays]:
-        found: list[Arrays] = [{}] * len(features)
-        sizes = [len(next(iter(feature.inputs.values()))) for feature in features]
-        order = sorted(range(len(features)), key=sizes.__getitem__)
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            batch = pad([features[i] for i in part], padding)
-            tensors = [torch.from_numpy(batch[name]).to(model.device) for name in exportable.input_names]
-            outputs = [output.float().cpu().numpy() for output in exportable(*tensors)]
-            for row, i in enumerate(part):
-                found[i] = {
-                    n: _unpad(n, o[row], sizes[i], kind) for n, o in zip(exportable.output_names, outputs, strict=True)
-                }
-        return found
-
-    return predict
-
-
-def _unpad(name: str, output: np.ndarray, length: int, kind: Kind) -> np.ndarray:
-    """Outputs with one value a token lose those of the padding."""
-    per_token = kind in ("token-classification", "question-answering")
-    return output[:length] if per_token else output
+    return infer.predictor(runner(model, kind), kind, pad_id(model), batch_size)
 
 
 def parameters(model: torch.nn.Module) -> int:
