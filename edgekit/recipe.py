@@ -39,7 +39,8 @@ class Training(Record):
     warmup: float = Field(default=0.06, ge=0, lt=1)
     """The share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.01, ge=0)
-    precision: Literal["bf16", "float32"] = "bf16"
+    precision: Literal["auto", "bf16", "float32"] = "auto"
+    """`auto`: bf16 autocast where the processor or GPU computes it natively, else float32."""
 
 
 _KD = Use.model_validate({"name": "kd", "losses": [{"name": "kl"}, {"name": "hidden_mse"}, {"name": "attention_mse"}]})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset, SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit import progress
 from edgekit.recipe import Training
@@ -45,7 +45,7 @@ def train(
         output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
         learning_rate=training.learning_rate, warmup_steps=round(training.warmup * len(batches)),
         lr_scheduler_type="linear", weight_decay=training.weight_decay, max_grad_norm=1.0,
-        bf16=training.precision == "bf16", use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
+        bf16=_wants_bf16(training, cuda), use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
         save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
         remove_unused_columns=False,
     )  # fmt: skip
@@ -54,8 +54,18 @@ def train(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
             data_collator=_only, callbacks=[_Watch(show)],
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
         trainer.train(resume_from_checkpoint=_last_checkpoint(scratch))
     objective.to("cpu").eval()
+
+
+def _wants_bf16(training: Training, cuda: bool) -> bool:
+    if training.precision != "auto":
+        return training.precision == "bf16"
+    if cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    can = torch.cpu.get_capabilities()
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))  # the last: 64-bit ARM
 
 
 def layout(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -116,9 +126,7 @@ class _Watch(TrainerCallback):
         self.show = show
         self.saved = time.monotonic()
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.show(state.global_step)
         if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
             control.should_save = True
