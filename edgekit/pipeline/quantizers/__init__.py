@@ -1,18 +1,17 @@
 """Quantizers: int8 after training, one file a format, named as in `Target.formats`.
 
-A plugin holds an (often empty) `Params` record, `layers` and `quantize`. That a file is quantized is not left to the
-plugin's word: `layers` reads it back, and `edgekit.pipeline.quantize.check` looks at the types.
+A plugin holds an (often empty) `Params` record, `layers`, `calibrate` and `quantize`. That a file is quantized is not
+left to the plugin's word: `layers` reads it back, and `edgekit.pipeline.quantize.check` looks at the types.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from edgekit.tasks import Arrays
 
-Calibration = Callable[[], Iterable[Arrays]]
-"""Gives the calibration rows anew at each call, one unpadded row ([1, length] inputs by name) at a time, so that
-nothing holds them all and no padding widens a range."""
+Ranges = Mapping[str, tuple[float, float]]
+"""The least and greatest value that an activation took in calibration, 0 included, by the name of its tensor."""
 
 
 class Layer(NamedTuple):
@@ -36,16 +35,19 @@ class Quantizer(Protocol):
         """
         ...
 
+    def calibrate(self, source: Path, rows: Iterable[Arrays]) -> Ranges:
+        """Run the float `source` on `rows`, one unpadded row ([1, length] inputs by name) at a time, and hold none.
+
+        Raises `InputError` where there are no rows.
+        """
+        ...
+
     def quantize(
-        self,
-        source: Path,
-        path: Path,
-        mode: Literal["dynamic", "static"],
-        calibration: Calibration,
-        keep_float: Collection[str] = (),
+        self, source: Path, path: Path, ranges: Ranges | None = None, keep_float: Collection[str] = ()
     ) -> None:
         """Write the int8 model of the float `source` to `path`, leaving the layers in `keep_float` as they are.
 
-        Only `static` asks for the calibration. The same input gives the same bytes; nothing else is written.
+        Activations are quantized by `ranges` (static), or without them as they come (dynamic). The same input gives
+        the same bytes; nothing else is written.
         """
         ...
