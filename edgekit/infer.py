@@ -22,9 +22,6 @@ from edgekit.records import Kind, Tensor
 from edgekit.tasks import OUTPUTS, Arrays, Feature, Predict, pad
 
 
-_NUMPY = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32", "tensor(float16)": "float16"}
-
-
 @dataclass(frozen=True)
 class Session:
     """An opened model file. `inputs` and `outputs` say -1 for what is dynamic, and TFLite's greatest length."""
@@ -78,14 +75,14 @@ def _onnx(path: Path, threads: int) -> Session:
         raise InputError(f"{path}: ONNX Runtime cannot load it: {error}") from None
 
     def tensors(nodes: Any) -> tuple[Tensor, ...]:
-        # a dynamic dimension is a name or None
+        types = [str(node.type).removeprefix("tensor(").removesuffix(")") for node in nodes]
         return tuple(
             Tensor(
                 name=node.name,
-                dtype=_NUMPY[node.type],
-                shape=tuple(d if isinstance(d, int) else -1 for d in node.shape),
+                dtype={"float": "float32", "double": "float64"}.get(kind, kind),
+                shape=tuple(d if isinstance(d, int) else -1 for d in node.shape),  # a dynamic one has a name
             )
-            for node in nodes
+            for node, kind in zip(nodes, types, strict=True)
         )
 
     outputs = tensors(session.get_outputs())
@@ -106,6 +103,7 @@ def _tflite(path: Path, threads: int) -> Session:
     try:
         with quiet():
             interpreter = runtime.Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()  # it prints a line the first time
             runners = [interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()]
     except (ValueError, RuntimeError) as error:
         raise InputError(f"{path}: LiteRT cannot load it: {error}") from None
@@ -174,8 +172,8 @@ def predictor(run: Callable[[Arrays], Arrays], kind: Kind, pad_id: int = 0, batc
 
 
 def example(session: Session, length: int) -> dict[str, np.ndarray]:
-    """One row of ones for each input, `length` tokens where that is dynamic: something to time a model on."""
-    shapes = {t.name: (1, *(length if size == -1 else size for size in t.shape[1:])) for t in session.inputs}
+    """One row of ones for each input, of `length` tokens or one image: something to time a model on."""
+    shapes = {t.name: (1, length) if len(t.shape) == 2 else (1, *t.shape[1:]) for t in session.inputs}
     return {t.name: np.ones(shapes[t.name], dtype=t.dtype) for t in session.inputs}
 
 
