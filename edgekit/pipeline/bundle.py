@@ -34,7 +34,7 @@ def run(step: None, job: Job) -> Facts:
         (folder / format).mkdir(parents=True)
         for path in made.folder.glob(f"model.{format}*"):  # with model.onnx.data, where weights exceed 2 GB
             shutil.copyfile(path, folder / format / path.name)
-    config = _copy_processor(job.parents["model"].folder, folder / encoder)
+    config = _copy_processor(job, folder / encoder)
     (folder / "labels.json").write_text(json.dumps(job.data.labels, ensure_ascii=False) + "\n", encoding="utf-8")
     kotlin = _copy_samples(folder, folder / encoder)
     manifest = Manifest(
@@ -124,8 +124,9 @@ def _model_file(job: Job, format: Format, made: Made) -> ModelFile:
     )
 
 
-def _copy_processor(model: Path, folder: Path) -> dict[str, Any]:
+def _copy_processor(job: Job, folder: Path) -> dict[str, Any]:
     """Copy the model's configuration and its tokenizer or image preprocessor; gives the configuration."""
+    model = job.parents["model"].folder
     for name in _PROCESSOR:
         if (model / name).is_file():
             shutil.copyfile(model / name, folder / name)
@@ -134,6 +135,10 @@ def _copy_processor(model: Path, folder: Path) -> dict[str, Any]:
         # Transformers 5 writes a class that version 4, which Optimum needs, does not know under that name.
         text = path.read_text(encoding="utf-8").replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"')
         path.write_text(text, encoding="utf-8")
+    path = folder / "preprocessor_config.json"
+    if path.is_file():  # with every value written out, for the samples
+        values = {**json.loads(path.read_text(encoding="utf-8")), **job.data.encoder(model).model_dump(exclude_none=True)}
+        path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 

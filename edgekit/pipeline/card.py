@@ -40,8 +40,7 @@ A {manifest.kind} model for {manifest.target.description} ({manifest.target.abi}
 
 {_models(manifest.models)}
 
-Latencies are those of the machine that built this ({manifest.host}; batch 1, {manifest.target.runtime.threads}
-thread), not of the target.
+Latencies are those of the machine that built this ({manifest.host}; batch 1, one thread), not of the target.
 
 ## How to call it
     edgekit run . {given}

@@ -30,7 +30,8 @@ fun main(args: Array<String>) {
     val end = floatArrayOf(9f, 9f, 4f, 1f, 2f)
     println(span(context, mapOf("start_logits" to start, "end_logits" to end)))
     val config = JSONObject(
-        """{"size": {"width": 2, "height": 1}, "rescale_factor": 0.5, "image_mean": [1, 2, 3], "image_std": [1, 2, 4]}"""
+        """{"size": {"width": 2, "height": 1}, "do_rescale": true, "rescale_factor": 0.5, "do_normalize": true,
+            "image_mean": [1, 2, 3], "image_std": [1, 2, 4]}"""
     )
     val pixels = Pixels(config).inputs(intArrayOf(0x7f020406, 0x00080a0c)).getValue("pixel_values")
     println(pixels.shape.toList().toString() + pixels.floats!!.toList())

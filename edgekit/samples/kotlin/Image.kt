@@ -19,7 +19,8 @@ import org.json.JSONObject
 class Pixels(config: JSONObject) {
     val width = config.getJSONObject("size").getInt("width")
     val height = config.getJSONObject("size").getInt("height")
-    private val scale = config.optDouble("rescale_factor", 1.0 / 255).toFloat()
+    private val scale = if (config.getBoolean("do_rescale")) config.getDouble("rescale_factor") else 1.0
+    private val normalize = config.getBoolean("do_normalize")
     private val mean = floats(config.getJSONArray("image_mean"))
     private val deviation = floats(config.getJSONArray("image_std"))
 
@@ -29,8 +30,8 @@ class Pixels(config: JSONObject) {
     fun inputs(argb: IntArray): Map<String, Input> {
         val values = FloatArray(3 * argb.size)
         for (channel in 0..2) for (i in argb.indices) {
-            val value = (argb[i] shr (16 - 8 * channel)) and 0xff
-            values[channel * argb.size + i] = (value * scale - mean[channel]) / deviation[channel]
+            val value = (((argb[i] shr (16 - 8 * channel)) and 0xff) * scale).toFloat()
+            values[channel * argb.size + i] = if (normalize) (value - mean[channel]) / deviation[channel] else value
         }
         val shape = longArrayOf(1, 3, height.toLong(), width.toLong())
         return mapOf("pixel_values" to Input(null, values, shape))

@@ -116,14 +116,15 @@ def best_label(manifest: dict[str, Any], logits: np.ndarray) -> dict[str, Any]:
 
 def pixels(manifest: dict[str, Any], path: str) -> np.ndarray:
     """An image as the model takes it: float32 [1, 3, height, width], resized, scaled and normalised."""
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     config = json.loads((BUNDLE / manifest["encoder"] / "preprocessor_config.json").read_text(encoding="utf-8"))
-    size, image = config["size"], Image.open(path).convert("RGB")
-    image = image.resize((size["width"], size["height"]), Image.Resampling(config.get("resample", 2)))
-    scaled = np.asarray(image, dtype=np.float32) * np.float32(config.get("rescale_factor", 1 / 255))
-    normal = (scaled - np.float32(config["image_mean"])) / np.float32(config["image_std"])
-    return normal.transpose(2, 0, 1)[None].astype(np.float32)
+    size, image = config["size"], ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    array = np.asarray(image.resize((size["width"], size["height"]), config["resample"])).astype(np.float64)
+    array = (array * (config["rescale_factor"] if config["do_rescale"] else 1)).astype(np.float32)
+    if config["do_normalize"]:
+        array = (array - np.float32(config["image_mean"])) / np.float32(config["image_std"])
+    return array.transpose(2, 0, 1)[None]
 
 
 if __name__ == "__main__":
