@@ -72,11 +72,11 @@ class TaskData:
         return self._examples[split]
 
     def features(self, split: Split, folder: Path, limit: int | None = None) -> list[Feature]:
-        """A split, or its first `limit` examples, as the model in `folder` takes it, by the tokenizer or image
+        """A split, or `limit` examples from all over it, as the model in `folder` takes it, by the tokenizer or image
         processor there.
         """
         task, params = self._task
-        return task.features(params, self.examples(split)[:limit], self.labels, self.encoder(folder))
+        return task.features(params, _spread(self.examples(split), limit), self.labels, self.encoder(folder))
 
     def encoder(self, folder: Path) -> Any:
         """The task's encoder for the model in `folder`."""
@@ -84,11 +84,18 @@ class TaskData:
         return task.encoder(params, folder, self.recipe.max_length)
 
     def score(self, predict: Predict, folder: Path, limit: int | None = None) -> Score:
-        """The score of a model (as `predict`) on the dev split, or on its first `limit` examples."""
+        """The score of a model (as `predict`) on the dev split, or on `limit` examples from all over it."""
         task, params = self._task
-        examples = self.examples("dev")[:limit]
+        examples = _spread(self.examples("dev"), limit)
         features = task.features(params, examples, self.labels, self.encoder(folder))
         return task.score(params, examples, self.labels, features, predict(features))
+
+
+def _spread(examples: list[Any], limit: int | None) -> list[Any]:
+    """`limit` examples at even distances: the first ones of a file sorted by label would be of one label."""
+    if limit is None or limit >= len(examples):
+        return examples
+    return [examples[i * len(examples) // limit] for i in range(limit)]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ within `max_drop` are left in float, the costliest first.
 import os
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ def run(step: Quantize, job: Job) -> Facts:
         else:
             return facts.model_copy(update={"refused": tuple(refused)})
     raise NotGoodEnough(
-        f"quantize {job.format}: no int8 model is good enough; {'; '.join(refused)}; raise max_drop, set must_be_faster "
-        "= false, or leave the quantize step out"
+        f"quantize {job.format}: no int8 model is good enough; {'; '.join(refused)}; raise max_drop, set "
+        "must_be_faster = false, or leave the quantize step out"
     )
 
 
@@ -70,8 +70,6 @@ class _Work:
 
     step: Quantize
     job: Job
-    outputs: list[Arrays] = field(default_factory=list[Arrays])
-    """Of the last model that was scored."""
 
     @cached_property
     def quantizer(self) -> Any:
@@ -99,23 +97,23 @@ class _Work:
     @cached_property
     def before(self) -> Score:
         """The float file's score."""
-        return self.job.parents["export"].artifact.facts.score or self.score(self.source)
+        return self.job.parents["export"].artifact.facts.score or self.score(self.source)[0]
 
     def quantize(self, mode: str, keep_float: Sequence[str] = ()) -> None:
-        """Make and check the variant in `path`."""
+        """Make the variant in `path`."""
         self.path.unlink(missing_ok=True)  # an opened TFLite file is mapped: never write into it
         self.quantizer.quantize(self.source, self.path, self.ranges if mode == "static" else None, keep_float)
-        check(self.quantizer, self.source, self.path, keep_float)
 
-    def score(self, path: Path, rows: int | None = None) -> Score:
-        """Of the whole dev split, or of `rows` of it."""
+    def score(self, path: Path, rows: int | None = None) -> tuple[Score, list[Arrays]]:
+        """The score on the dev split, or on `rows` of it, and the outputs behind it."""
         predict = infer.predictor(infer.open_model(path, os.cpu_count() or 1), self.job.data.kind)
+        outputs: list[Arrays] = []
 
         def noted(features: Sequence[Feature]) -> list[Arrays]:
-            self.outputs = predict(features)
-            return self.outputs
+            outputs.extend(predict(features))
+            return outputs
 
-        return self.job.data.score(noted, self.tokenizer, limit=rows)
+        return self.job.data.score(noted, self.tokenizer, limit=rows), outputs
 
 
 def _rows(features: Sequence[Feature], done: Any) -> Iterator[Arrays]:
@@ -130,7 +128,8 @@ def _variant(work: _Work, mode: str) -> Facts:
     step, job = work.step, work.job
     with progress.bar(f"quantize {job.format}, {mode}"):
         work.quantize(mode)
-        score = work.score(work.path)
+        check(work.quantizer, work.source, work.path)
+        score, _ = work.score(work.path)
     sensitivity: tuple[LayerSensitivity, ...] = ()
     if step.max_drop is not None and work.before.value - score.value > step.max_drop:
         sensitivity, score = _mixed(work, mode, score, step.max_drop)
@@ -165,7 +164,7 @@ def _mixed(work: _Work, mode: str, score: Score, allowed: float) -> tuple[tuple[
 
     def good(count: int) -> bool:
         work.quantize(mode, names[:count])
-        return work.before.value - work.score(work.path).value <= allowed
+        return work.before.value - work.score(work.path)[0].value <= allowed
 
     with progress.bar("find the layers to leave in float"):
         # all but one may be left in float; more float cannot score worse but for noise, so halving finds the fewest
@@ -173,12 +172,13 @@ def _mixed(work: _Work, mode: str, score: Score, allowed: float) -> tuple[tuple[
         if count >= len(names):
             worst = ", ".join(f"{name} {costs[name]:.4f}" for name in names[:3])
             raise NotGoodEnough(
-                f"{score.metric} fell from {work.before.value:.4f} to {score.value:.4f}, by more than max_drop = {allowed}, "
-                f"and leaving layers in float does not help; alone, these cost most: {worst}"
+                f"{score.metric} fell from {work.before.value:.4f} to {score.value:.4f}, by more than max_drop = "
+                f"{allowed}, and leaving layers in float does not help; alone, these cost most: {worst}"
             )
-        work.quantize(mode, names[:count])
-        found = work.score(work.path)
-    kept = names[:count]
+        kept = names[:count]
+        work.quantize(mode, kept)
+        check(work.quantizer, work.source, work.path, kept)
+        found, _ = work.score(work.path)
     return tuple(LayerSensitivity(layer=n, drop=costs[n], kept=n in kept) for n in names), found
 
 
@@ -187,15 +187,14 @@ def _costs(work: _Work, mode: str) -> dict[str, float]:
 
     Of layers with the same cost (a score has steps), the one comes first that moves the outputs more.
     """
-    before = work.score(work.source, _SENSITIVITY_ROWS).value
-    reference = work.outputs
+    before, reference = work.score(work.source, _SENSITIVITY_ROWS)
     layers = [layer.name for layer in work.quantizer.layers(work.source)]
     costs: dict[str, tuple[float, float]] = {}
     with progress.bar("sensitivity of each layer", len(layers)) as done:
         for number, name in enumerate(layers, 1):
             work.quantize(mode, [other for other in layers if other != name])
-            cost = before - work.score(work.path, _SENSITIVITY_ROWS).value
-            costs[name] = cost, _distance(work.outputs, reference)
+            score, outputs = work.score(work.path, _SENSITIVITY_ROWS)
+            costs[name] = before.value - score.value, _distance(outputs, reference)
             done(number)
     return {name: costs[name][0] for name in sorted(layers, key=costs.__getitem__, reverse=True)}
 
