@@ -1,8 +1,9 @@
 """Text to ids with a model's own fast tokenizer, without transformers: the same code in training and on a device."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -41,6 +42,12 @@ def tokenizer(
     found.no_padding()
     found.enable_truncation(max_length, stride=stride, strategy=cut)
     return found
+
+
+def encodings(tokenizer: "Tokenizer", texts: Sequence[Any], **options: Any) -> Iterator["Encoding"]:
+    """`texts` (or pairs, or lists of words) encoded in order; a thousand at a time, since encodings are large."""
+    for start in range(0, len(texts), 1000):
+        yield from tokenizer.encode_batch(texts[start : start + 1000], **options)
 
 
 def inputs(encoding: "Encoding") -> Arrays:

@@ -18,7 +18,7 @@ from edgekit.records import Kind, Metric, Record, Score
 from edgekit.tasks import Arrays, Feature, Predict, Row, _columns, _encode
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
+    from tokenizers import Tokenizer
 
 KIND: Kind = "question-answering"
 _LONGEST_ANSWER = 30  # tokens, as in BERT's run_squad
@@ -99,16 +99,16 @@ def features(
 ) -> list[Feature]:
     """One feature a window. A window without the first answer aims at its first token, as BERT does.
 
-    `extra`: `offsets` int64 [length, 2], the characters of each token, and `inside` bool [length], whether it is of the
+    `extra`: `offsets` int32 [length, 2], the characters of each token, and `inside` bool [length], whether it is of the
     context. A question may take a third of the length; what is beyond is cut off.
     """
     questions = _shortened([example.question for example in examples], encoder)
     pairs = [(question, example.context) for question, example in zip(questions, examples, strict=True)]
     found: list[Feature] = []
-    for index, (example, encoding) in enumerate(zip(examples, encoder.encode_batch(pairs), strict=True)):
+    for index, (example, encoding) in enumerate(zip(examples, _encode.encodings(encoder, pairs), strict=True)):
         for window in (encoding, *encoding.overflowing):
             inside = np.array([part == 1 for part in window.sequence_ids])
-            offsets = np.array(window.offsets, dtype=np.int64)
+            offsets = np.array(window.offsets, dtype=np.int32)
             target = _target(example, offsets, inside) if example.answers else {}
             found.append(Feature(_encode.inputs(window), index, target, {"offsets": offsets, "inside": inside}))
     return found
@@ -118,9 +118,7 @@ def _shortened(questions: Sequence[str], encoder: "Tokenizer") -> list[str]:
     """Questions of at most a third of the encoder's length in tokens."""
     cut: Any = encoder.truncation
     room = cut["max_length"] // 3
-    encodings: list[Encoding] = encoder.encode_batch(
-        [(question, "") for question in questions], add_special_tokens=False
-    )
+    encodings = _encode.encodings(encoder, [("", question) for question in questions], add_special_tokens=False)
     return [
         question if len(encoding.ids) <= room else question[: encoding.offsets[room - 1][1]]
         for question, encoding in zip(questions, encodings, strict=True)

@@ -64,7 +64,7 @@ def features(
 ) -> list[Feature]:
     """One feature a text, two a pair; tokens beyond the encoder's length are cut off."""
     texts = [(index, text) for index, example in enumerate(examples) for text in example.texts]
-    encodings = encoder.encode_batch([text for _, text in texts])
+    encodings = _encode.encodings(encoder, [text for _, text in texts])
     return [Feature(_encode.inputs(e), index) for (index, _), e in zip(texts, encodings, strict=True)]
 
 

@@ -63,7 +63,7 @@ def features(
     params: Params, examples: Sequence[Example], labels: tuple[str, ...], encoder: "Tokenizer"
 ) -> list[Feature]:
     """One feature an example; tokens beyond the encoder's length are cut off."""
-    encodings = encoder.encode_batch([e.texts if len(e.texts) == 2 else e.texts[0] for e in examples])
+    encodings = _encode.encodings(encoder, [e.texts if len(e.texts) == 2 else e.texts[0] for e in examples])
     return [
         Feature(_encode.inputs(encoding), index, {"labels": np.array(example.label)})
         for index, (example, encoding) in enumerate(zip(examples, encodings, strict=True))

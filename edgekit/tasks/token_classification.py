@@ -82,7 +82,7 @@ def encoder(params: Any, folder: Path, max_length: int) -> "Tokenizer":
 
 def features(params: Any, examples: Sequence[Sentence], labels: tuple[str, ...], encoder: "Tokenizer") -> list[Feature]:
     """One feature a window; `extra` holds the `words` that belong to it and the `positions` of their first tokens."""
-    encodings = encoder.encode_batch([list(example.words) for example in examples], is_pretokenized=True)
+    encodings = _encode.encodings(encoder, [list(example.words) for example in examples], is_pretokenized=True)
     found: list[Feature] = []
     for index, (example, encoding) in enumerate(zip(examples, encodings, strict=True)):
         tags = np.array(example.tags, dtype=np.int64)
@@ -101,9 +101,10 @@ def _shares(windows: Sequence["Encoding"]) -> Iterator[tuple[np.ndarray, np.ndar
     starts = [_first_tokens(window) for window in windows]
     best: dict[int, tuple[float, int]] = {}
     for number, (words, positions) in enumerate(starts):
-        left = positions - positions.min(initial=0) if number else np.full(len(words), np.inf)
-        right = positions.max(initial=0) - positions if number < len(windows) - 1 else np.full(len(words), np.inf)
+        left = positions - positions[:1] if number else np.full(len(words), np.inf)
+        right = positions[-1:] - positions if number < len(windows) - 1 else np.full(len(words), np.inf)
         for word, context in zip(words.tolist(), np.minimum(left, right).tolist(), strict=True):
+            # on a tie the earlier window, since a later one can begin inside the word
             best[word] = max(best.get(word, (-1.0, 0)), (context, -number))
     for number, (words, positions) in enumerate(starts):
         own = np.array([best[word][1] == -number for word in words.tolist()], dtype=bool)
