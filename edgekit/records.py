@@ -154,6 +154,34 @@ class Target(Record):
     budgets: tuple[Budget, ...] = ()
 
 
+class StageRow(Record):
+    """One line of the table that a build prints. `score` is the headline `metric`; `None` is not measured."""
+
+    name: str
+    artifact: str
+    parameters: int | None
+    bytes: int
+    score: float | None
+    metrics: Score | None
+    latency_s: float | None
+    seconds: float
+    cached: bool
+    changed: str
+    refused: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Built(Record):
+    """What a build gave. `bundle` and `zip` are paths, `None` where it stopped before the bundle."""
+
+    recipe: str
+    target: str
+    bundle: str | None
+    zip: str | None
+    unchanged: bool
+    stages: tuple[StageRow, ...]
+
+
 _R = TypeVar("_R", bound=BaseModel)
 
 

@@ -2,13 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from edgekit.records import Built, StageRow
+
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgekit.pipeline.build import Built, StageRow
 
-
-def line(row: "StageRow") -> str:
+def line(row: StageRow) -> str:
     """One line on a stage that is done."""
     how = "unchanged" if row.cached else f"{row.seconds:.0f} s"
     score = f", {row.metrics.metric} {row.score:.4f}" if row.metrics else ""
@@ -27,17 +27,17 @@ def size(count: int) -> str:
     return f"{count} B"
 
 
-def build(built: "Built") -> str:
+def build(built: Built) -> str:
     """The table of a build: a row a stage with its figures, then what each changed."""
     from rich.table import Table
 
     scored = next((row.metrics for row in built.stages if row.metrics), None)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("stage")
-    for name in ("parameters", "size", *([scored.metric] if scored else [])):
+    for name in ("params", "size", *([scored.metric] if scored else [])):
         table.add_column(name, justify="right")
     for part in scored.parts if scored else ():
-        table.add_column(part.name + (f" ({part.support})" if part.support is not None else ""), justify="right")
+        table.add_column(part.name, justify="right")
     table.add_column("ms", justify="right")
     table.add_column("s", justify="right")
     for row in built.stages:
@@ -51,7 +51,11 @@ def build(built: "Built") -> str:
             f"{row.latency_s * 1e3:.2f}" if row.latency_s is not None else "",
             "-" if row.cached else f"{row.seconds:.0f}",
         )
-    lines = [_text(table), "What changed"]
+    lines = [_text(table)]
+    if scored:
+        supports = ", ".join(f"{part.name} {part.support}" for part in scored.parts if part.support is not None)
+        lines.append(f"Scored on {scored.examples} examples" + (f" with true cases: {supports}." if supports else "."))
+    lines.append("What changed")
     for row in built.stages:
         lines.append(f"  {row.name}: {row.changed}")
         lines += [f"    {note}" for note in (*row.notes, *(f"refused: {why}" for why in row.refused))]
@@ -63,7 +67,7 @@ def build(built: "Built") -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if value is None else f"{value:.3f}"
 
 
 def _text(table: "Table") -> str:

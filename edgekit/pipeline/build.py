@@ -16,7 +16,7 @@ from edgekit import bundle, plugins, progress
 from edgekit.errors import InputError, NotGoodEnough, nearest
 from edgekit.pipeline import Job, Made, TaskData, check, weights
 from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
-from edgekit.records import Artifact, Facts, Format, Record, Score, Target, Use
+from edgekit.records import Artifact, Built, Facts, Format, StageRow, Target, Use
 from edgekit.store import Store, key, sources
 
 BASELINE = "teacher-onnx"
@@ -32,34 +32,6 @@ class Planned:
     step: Teach | Distill | Prune | Export | Quantize | None
     parents: Mapping[str, str] = field(default_factory=dict[str, str])
     format: Format | None = None
-
-
-class StageRow(Record):
-    """One line of the table that a build prints. `score` is the headline `metric`; `None` is not measured."""
-
-    name: str
-    artifact: str
-    parameters: int | None
-    bytes: int
-    score: float | None
-    metrics: Score | None
-    latency_s: float | None
-    seconds: float
-    cached: bool
-    changed: str
-    refused: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-class Built(Record):
-    """What a build gave. `bundle` and `zip` are paths, `None` where it stopped before the bundle."""
-
-    recipe: str
-    target: str
-    bundle: str | None
-    zip: str | None
-    unchanged: bool
-    stages: tuple[StageRow, ...]
 
 
 def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
