@@ -30,7 +30,7 @@ from edgekit.tasks import Row
 _ROW_WORDS = 150
 _STRENGTH = ("O", "COMMA", "PERIOD", "QUESTION")
 _MARKS = {",": "COMMA", ";": "COMMA", "—": "COMMA", ".": "PERIOD", "!": "PERIOD", "?": "QUESTION"}
-_TITLES = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "gen", "sen", "rep", "gov", "lt", "col", "etc", "vs", "no"}
+_TITLES = {"mr", "mrs", "ms", "dr", "st", "jr", "sr", "gen", "sen", "rep", "gov", "lt", "col", "etc", "vs"}
 
 _AUDIENCE = re.compile(r"(?m)^(Audience|Rep\.|Representative|Members? of|Mr\. Nikoui)[^.\n]{0,40}\. .*$")
 _SPEAKER = re.compile(r"(?m)^The President\. ")

@@ -7,7 +7,23 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
-WORDS = ("thank", "you", "mr", "speaker", "are", "ready", "the", "cat", "sat", "on", "mat", "anna", "lives", "in", "new")
+WORDS = (
+    "thank",
+    "you",
+    "mr",
+    "speaker",
+    "are",
+    "ready",
+    "the",
+    "cat",
+    "sat",
+    "on",
+    "mat",
+    "anna",
+    "lives",
+    "in",
+    "new",
+)
 LETTERS = tuple(string.ascii_lowercase + string.digits + ".,?!'-")
 
 

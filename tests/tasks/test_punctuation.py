@@ -26,7 +26,9 @@ def by_word(tags: dict[str, str], encoder: Tokenizer):
     known = {encoder.token_to_id(word): LABELS.index(tag) for word, tag in tags.items()}
 
     def predict(features: Sequence[Feature]) -> list[Arrays]:
-        return [{"logits": 9.0 * np.eye(4)[[known.get(i, 0) for i in f.inputs["input_ids"].tolist()]]} for f in features]
+        return [
+            {"logits": 9.0 * np.eye(4)[[known.get(i, 0) for i in f.inputs["input_ids"].tolist()]]} for f in features
+        ]
 
     return predict
 
