@@ -1,8 +1,10 @@
 """Prune: take whole layers, heads, feed-forward neurons and vocabulary rows out of a model, then recover.
 
-Layers go first, so that heads and neurons are scored in the model that they stay in; then the heads and neurons
-with the lowest scores in each layer; then the student recovers with the teacher; the vocabulary goes last, because
-until then the teacher and the student must read the same ids.
+Layers go first, so that heads and neurons are scored in the model that they stay in: one after the other, each time
+the one without which the model's outputs change least (greedy layer pruning, Peer et al. 2022, with the change of
+the outputs for the score, so that it needs no labels). Then go the heads and neurons with the lowest scores in each
+layer; then the student recovers with the teacher; the vocabulary goes last, because until then the teacher and the
+student must read the same ids.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +14,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgekit import plugins
+from edgekit import plugins, progress
 from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job, families, models, vocabulary
 from edgekit.pipeline.distill import train_student
-from edgekit.pipeline.signals import uniform_map
 from edgekit.recipe import Prune
 from edgekit.records import Facts, Kind
 from edgekit.tasks import Feature, pad
 
 BATCH = 16
 """Examples in a batch that a criterion scores on."""
+PROBES = 64
+"""Examples on which the outputs without a layer are compared."""
 
 
 def run(step: Prune, job: Job) -> Facts:
@@ -34,7 +37,7 @@ def run(step: Prune, job: Job) -> Facts:
     features = job.data.features("train", source)
     tokens = vocabulary.kept(source, model.config, features, step.vocabulary.min_count) if step.vocabulary else []
     before = _sizes(model)
-    student = _without_units(_without_layers(model, step), step, job, features)
+    student = _without_units(_without_layers(model, step, job, features), step, job, features)
     if step.training:
         train_student(student, job.parents["teacher"].folder, step.method, step.training, job, features)
     models.copy_processor(source, job.out)
@@ -51,11 +54,28 @@ def run(step: Prune, job: Job) -> Facts:
     )
 
 
-def _without_layers(model: PreTrainedModel, step: Prune) -> PreTrainedModel:
+def _without_layers(model: PreTrainedModel, step: Prune, job: Job, features: Sequence[Feature]) -> PreTrainedModel:
     if step.layers is None:
         return model
-    keep = uniform_map(step.layers, model.config.num_hidden_layers)
-    return families.with_layers(model, [layer - 1 for layer in keep])
+    probes = [features[i] for i in _shuffled(features, job.recipe.seed)[:PROBES]]
+
+    def outputs(model: PreTrainedModel) -> list[np.ndarray]:
+        return [array for found in models.predictor(model, job.data.kind)(probes) for array in found.values()]
+
+    full = outputs(model)
+
+    def change(keep: Sequence[int]) -> float:
+        pairs = zip(full, outputs(families.with_layers(model, keep)), strict=True)
+        return sum(float(np.square(before - after).mean()) for before, after in pairs)
+
+    keep = list(range(model.config.num_hidden_layers))
+    tried, total = 0, sum(range(step.layers + 1, len(keep) + 1))
+    with progress.bar("prune: layers", total) as show:
+        while len(keep) > step.layers:
+            keep = min(([k for k in keep if k != layer] for layer in keep), key=change)
+            tried += len(keep) + 1
+            show(tried)
+    return families.with_layers(model, keep)
 
 
 def _without_units(model: PreTrainedModel, step: Prune, job: Job, features: Sequence[Feature]) -> PreTrainedModel:
@@ -64,7 +84,8 @@ def _without_units(model: PreTrainedModel, step: Prune, job: Job, features: Sequ
         return model
     criterion, params = plugins.use("criteria", step.criterion, "recipe: step prune: criterion")
     batches = _batches(features, models.pad_id(model), job.recipe.seed)
-    scores = criterion.scores(params, model, batches, _loss(job.data.kind, job.recipe.seed))
+    with progress.bar("prune: scores"):
+        scores = criterion.scores(params, model, batches, _loss(job.data.kind, job.recipe.seed))
     layers = families.own_layers(model)
     if step.heads is not None:
         heads = [scores[f"heads.{i}"] for i in range(len(layers))]
@@ -83,9 +104,12 @@ def _best(scores: Tensor, number: int) -> list[int]:
     return sorted(torch.sort(scores, descending=True, stable=True).indices[:number].tolist())
 
 
+def _shuffled(features: Sequence[Feature], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(len(features))
+
+
 def _batches(features: Sequence[Feature], pad_id: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    """The features in batches, in a shuffled order."""
-    order = np.random.default_rng(seed).permutation(len(features))
+    order = _shuffled(features, seed)
     for start in range(0, len(order), BATCH):
         batch = pad([features[i] for i in order[start : start + BATCH]], pad_id)
         yield {name: torch.from_numpy(array) for name, array in batch.items()}

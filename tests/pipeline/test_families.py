@@ -76,7 +76,7 @@ def test_pruned_twice_gives_what_zeroed_units_give(family: str, tmp_path: Path) 
     last = load(tmp_path / "twice", family)
     assert torch.equal(logits(last), logits(again))
     for layer in families.own_layers(last):
-        assert [tuple(m.weight.shape)[0] for m in (layer.query, layer.key, layer.value)] == [2 * layer.head_size] * 3
+        assert [len(m.weight) for m in (layer.query, layer.key, layer.value)] == [2 * layer.head_size] * 3
         assert layer.output.weight.shape[1] == 2 * layer.head_size
         assert all(up.weight.shape[0] == down.weight.shape[1] == 10 for up, down in layer.feed_forward)
     assert sum(map(torch.numel, last.state_dict().values())) == sum(map(torch.numel, again.state_dict().values()))
