@@ -1,4 +1,4 @@
-"""Whatever is wrong with a user's data is one `InputError` (exit code 2) that names the file, the row and the column."""
+"""Whatever is wrong with a user's data is one `InputError` (exit code 2) that names file, row and column."""
 
 import gzip
 import json

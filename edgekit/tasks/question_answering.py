@@ -187,5 +187,6 @@ def answer(
     question, context = _columns.given_texts(given, ("question", "context"), "question answering")
     parts = features(params, [Example(question, context, ())], labels, encoder)
     (span,) = _best(1, parts, predict(parts))
-    text = context[span.start : span.end]
-    return {"text": text, "answer": text, "start": span.start, "end": span.end, "score": round(span.score, 4)}
+    text = context[span.start : span.end].lstrip()  # some tokenizers count the space before a word to it
+    start = span.end - len(text)
+    return {"text": text, "answer": text, "start": start, "end": span.end, "score": round(span.score, 4)}

@@ -32,14 +32,14 @@ def test_its_fingerprint_follows_content_and_choice(base: Path):
 
 
 def test_an_unknown_split_is_one_message(base: Path):
-    with pytest.raises(InputError, match='data "hub": cannot load test of .*films.*test'):
+    with pytest.raises(InputError, match=r'data "hub": cannot load test of .*films.*test'):
         list(hub.rows(hub.Params(dataset="films", dev="test"), "dev", base))
 
 
 def test_a_hub_out_of_reach_is_one_message(tmp_path: Path):
     params = hub.Params(dataset="nobody/nothing")
     for ask in (lambda: list(hub.rows(params, "train", tmp_path)), lambda: hub.fingerprint(params, tmp_path)):
-        with pytest.raises(InputError, match="nobody/nothing.*check the name") as caught:
+        with pytest.raises(InputError, match=r"nobody/nothing.*check the name") as caught:
             ask()
         assert "\n" not in str(caught.value)
 

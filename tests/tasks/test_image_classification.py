@@ -87,7 +87,7 @@ def test_paths_start_at_the_data_file_and_bytes_may_stand_in_the_row(tmp_path: P
 def test_a_bad_image_names_row_and_column(tmp_path: Path, image: object):
     (tmp_path / "text.png").write_text("no image")
     row = Row("dev.csv: row 4", {"image": image, "label": "x"}, tmp_path)
-    with pytest.raises(InputError, match="dev.csv: row 4: column .image."):
+    with pytest.raises(InputError, match=r"dev\.csv: row 4: column .image."):
         task.examples(Params(), [row], ("x", "y"), training=True)
 
 
@@ -97,7 +97,7 @@ def test_a_cut_off_image_is_an_input_error(tmp_path: Path):
     row = Row("dev.csv: row 4", {"image": content.getvalue()[:2000], "label": "x"})
     examples = task.examples(Params(), [row], ("x", "y"), training=True)
     (feature,) = task.features(Params(), examples, ("x", "y"), task.encoder(Params(), processor(tmp_path), 0))
-    with pytest.raises(InputError, match="row 4.*cannot be read as an image"):
+    with pytest.raises(InputError, match=r"row 4.*cannot be read as an image"):
         _ = feature.inputs["pixel_values"]
 
 

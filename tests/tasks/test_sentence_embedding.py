@@ -46,7 +46,7 @@ def test_training_rows_are_texts_or_pairs_and_scoring_rows_pairs(folder: Path):
 @pytest.mark.parametrize("score", ["high", True, float("inf"), None])
 def test_a_score_must_be_a_finite_number(score: object):
     row = Row("dev.csv: row 2", {"text_a": "a", "text_b": "b", "score": score})
-    with pytest.raises(InputError, match='dev.csv: row 2: column "score"'):
+    with pytest.raises(InputError, match=r'dev\.csv: row 2: column "score"'):
         task.examples(Params(), [row], (), training=False)
 
 
