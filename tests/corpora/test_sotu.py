@@ -72,7 +72,7 @@ def test_no_speech_is_in_both_splits_and_every_read_is_the_same(tmp_path: Path):
     assert not years["train"] & years["dev"]
     words = {split: sum(len(row.values["tokens"]) for row in rows) for split, rows in found.items()}
     assert words["train"] > 500_000
-    assert 0.1 < words["dev"] / (words["train"] + words["dev"]) < 0.2
+    assert 0.05 < words["dev"] / (words["train"] + words["dev"]) < 0.1
     assert list(sotu.rows(sotu.Params(), "dev", tmp_path)) == found["dev"]
     assert all(set(row.values["tags"]) <= set(MARKS) for row in found["dev"])
     assert all(
