@@ -3,7 +3,9 @@
 import os
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+
+_shown = False
 
 
 def say(line: str) -> None:
@@ -13,8 +15,12 @@ def say(line: str) -> None:
 
 @contextmanager
 def bar(what: str, total: int | None = None) -> Generator[Callable[[int], None]]:
-    """A bar (a spinner where `total` is not known); call what it gives with the steps done so far."""
-    if not sys.stderr.isatty():
+    """A bar (a spinner where `total` is not known); call what it gives with the steps done so far.
+
+    One is shown at a time: inside another one, this shows nothing.
+    """
+    global _shown  # noqa: PLW0603
+    if _shown or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
@@ -30,7 +36,11 @@ def bar(what: str, total: int | None = None) -> Generator[Callable[[int], None]]
         Progress(*columns, console=Console(file=own), transient=True) as shown,
     ):
         task = shown.add_task(what, total=total)
-        yield lambda done: shown.update(task, completed=done)
+        _shown = True
+        try:
+            yield lambda done: shown.update(task, completed=done)
+        finally:
+            _shown = False
 
 
 @contextmanager
@@ -43,9 +53,10 @@ def quiet() -> Generator[None]:
     try:
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        yield
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with redirect_stdout(sys.__stdout__), redirect_stderr(sys.__stderr__):  # where another stands in for them
+            yield
+            sys.stdout.flush()
+            sys.stderr.flush()
     finally:
         for number, copy in zip((1, 2), kept, strict=True):
             os.dup2(copy, number)

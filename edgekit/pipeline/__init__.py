@@ -5,18 +5,26 @@ empty folder `job.out`, and returns the facts it measured. It never chooses a pa
 must outlive a kill (training checkpoints) goes to `job.scratch`.
 """
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from edgekit import plugins
+from edgekit import plugins, progress
 from edgekit.corpora import Split
 from edgekit.errors import InputError
 from edgekit.recipe import Recipe
 from edgekit.records import Artifact, Format, Kind, Score, Target
 from edgekit.tasks import Feature, Predict
+
+# What these say at import and while saving is nothing that a user could act on; it would bury our own lines.
+for _chatty in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_chatty).setLevel(logging.ERROR)
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,9 @@ class TaskData:
         """All checked examples of a split; an empty split is an `InputError`."""
         if split not in self._examples:
             (task, params), (corpus, corpus_params) = self._task, self._corpus
-            rows = corpus.rows(corpus_params, split, self.base)
-            found = task.examples(params, rows, self.labels, training=split == "train")
+            with progress.bar(f"read {split} data"):
+                rows = corpus.rows(corpus_params, split, self.base)
+                found = task.examples(params, rows, self.labels, training=split == "train")
             if not found:
                 raise InputError(f"recipe: data {self.recipe.data.name!r} has no rows in its {split} split; add some")
             self._examples[split] = found
@@ -76,7 +85,9 @@ class TaskData:
         processor there.
         """
         task, params = self._task
-        return task.features(params, _spread(self.examples(split), limit), self.labels, self.encoder(folder))
+        examples = _spread(self.examples(split), limit)
+        with progress.bar(f"encode {split} data"):
+            return task.features(params, examples, self.labels, self.encoder(folder))
 
     def encoder(self, folder: Path) -> Any:
         """The task's encoder for the model in `folder`."""
@@ -88,7 +99,8 @@ class TaskData:
         task, params = self._task
         examples = _spread(self.examples("dev"), limit)
         features = task.features(params, examples, self.labels, self.encoder(folder))
-        return task.score(params, examples, self.labels, features, predict(features))
+        with progress.bar("score"):
+            return task.score(params, examples, self.labels, features, predict(features))
 
 
 def _spread(examples: list[Any], limit: int | None) -> list[Any]:

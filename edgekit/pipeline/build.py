@@ -88,17 +88,17 @@ def build(
     """
     planned = _cut(plan(recipe, target), until)
     data = TaskData(recipe, base)
-    keys, versions = _keys(recipe, target, base, planned)
+    ids, versions = keys(recipe, target, base, planned)
     bundle.check_out(out)
-    missing = [p for p in planned if store.find(p.name, keys[p.name]) is None]
+    missing = [p for p in planned if store.find(p.name, ids[p.name]) is None]
     if missing:
         check.everything(recipe, target, base, data, missing, store.root)
     made: dict[str, Made] = {}
     rows: list[StageRow] = []
     for step in planned:
-        parents = tuple(keys[name] for name in step.parents.values())
+        parents = tuple(ids[name] for name in step.parents.values())
         artifact, cached = store.make(
-            step.name, step.stage, keys[step.name], parents, versions[step.name],
+            step.name, step.stage, ids[step.name], parents, versions[step.name],
             work=lambda o, s, step=step: _run(step, recipe, target, data, made, o, s),
             waiting=lambda step=step: progress.say(f"{step.name}: another build is making it; waiting for that"),
         )  # fmt: skip
@@ -135,7 +135,7 @@ def _cut(planned: tuple[Planned, ...], until: str | None) -> tuple[Planned, ...]
     return planned[: last[-1] + 1]
 
 
-def _keys(
+def keys(
     recipe: Recipe, target: Target, base: Path, planned: tuple[Planned, ...]
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Each artifact's key, the hash of all that makes it, and the library versions among that."""
@@ -146,7 +146,7 @@ def _keys(
         "seed": recipe.seed,
         "max_length": recipe.max_length,
     }
-    keys: dict[str, str] = {}
+    ids: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
     for step in planned:
         source, versions[step.name] = _code(tuple(_modules(recipe, step)))
@@ -155,7 +155,7 @@ def _keys(
             "stage": step.stage,
             "step": _wanted(step),
             "format": step.format,
-            "parents": {role: keys[name] for role, name in step.parents.items()},
+            "parents": {role: ids[name] for role, name in step.parents.items()},
             "source": source,
             "versions": versions[step.name],
         }
@@ -166,8 +166,8 @@ def _keys(
         if step.stage == "bundle":
             samples = importlib.import_module("edgekit.pipeline.bundle").samples_fingerprint()
             ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump(), "samples": samples}
-        keys[step.name] = key(ingredients)
-    return keys, versions
+        ids[step.name] = key(ingredients)
+    return ids, versions
 
 
 def _wanted(step: Planned) -> dict[str, Any] | None:

@@ -35,12 +35,13 @@ _PROCESSOR_FILES = (
 )  # fmt: skip
 
 
-def load(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> PreTrainedModel:
+def load(folder: Path, kind: Kind, labels: Sequence[str] = (), *, new_head: bool = False) -> PreTrainedModel:
     """The model in `folder` with the head of `kind`, in float32 and eval mode, on the CPU.
 
-    With `labels`, the head gets one output a label (a new head is initialised where the folder has none of that
-    size). Heads that config.json says are pruned are not built. Raises `InputError` where the folder holds no
-    safetensors weights, weights that do not fill the encoder, or a family that cannot be built.
+    With `labels`, the head has one output a label; with `new_head`, one is initialised at random where the folder has
+    none of that size, which is else an `InputError`. Heads that config.json says are pruned are not built. Raises
+    `InputError` where the folder holds no safetensors weights, weights that do not fill the encoder, or a family that
+    cannot be built.
     """
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: has no config.json, so it is not a Hugging Face model folder")
@@ -63,7 +64,7 @@ def load(folder: Path, kind: Kind, labels: Sequence[str] = ()) -> PreTrainedMode
     except SafetensorError as error:
         raise InputError(f"{folder}: the weights are not a whole safetensors file: {_short(error)}") from None
     model, info = loaded
-    _check_whole(model, info, folder)
+    _check_whole(model, info, folder, new_head)
     if kind == "sentence-embedding" and hasattr(model, "pooler"):
         model.pooler = None  # an embedding is the mean of the tokens
     return model.eval()
@@ -91,15 +92,21 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _check_whole(model: PreTrainedModel, info: dict[str, Any], folder: Path) -> None:
-    """Refuse weights that leave a part of the encoder at its random start; only a head or pooler may be new."""
+def _check_whole(model: PreTrainedModel, info: dict[str, Any], folder: Path, new_head: bool) -> None:
+    """Refuse weights that leave a part at its random start: the encoder, and the head unless it may be new."""
     inside = "" if model.base_model is model else f"{model.base_model_prefix}."
     wrong = [f"{key} is missing" for key in info["missing_keys"]]
     wrong += [f"{key} is {[*there]}, not {[*wanted]}" for key, there, wanted in info["mismatched_keys"]]
+    head = sorted(each for each in wrong if not each.startswith(inside))
     wrong = sorted(each for each in wrong if each.startswith(inside) and not each.startswith(f"{inside}pooler."))
     if wrong:
         more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(f"{folder}: the weights do not fit config.json: {wrong[0]}{more}")
+    if head and not new_head:
+        raise InputError(
+            f"{folder}: has no trained head for this task and its labels ({head[0]}); give the teach step a training "
+            "table, or name a teacher that was fine-tuned for the task"
+        )
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:

@@ -31,7 +31,7 @@ def run(step: Teach, job: Job) -> Facts:
     weights.check(step, base)
     source = weights.locate(step, base)
     torch.manual_seed(job.recipe.seed)  # a new head is initialised at random
-    model = models.load(source, job.data.kind, job.data.labels)
+    model = models.load(source, job.data.kind, job.data.labels, new_head=step.training is not None)
     models.copy_processor(source, job.out)
     changed = "loaded"
     if step.training:

@@ -41,7 +41,7 @@ def _in_package(name: str) -> Path:
 def _from_hub(step: Teach) -> Path:
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ModuleNotFoundError:
         raise InputError("a teacher from a hub needs huggingface_hub; pip install 'edgekit[build]'") from None
     try:

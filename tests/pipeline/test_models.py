@@ -60,7 +60,9 @@ def test_the_head_is_kept_for_the_same_number_of_labels_and_new_for_another(tmp_
     renamed = models.load(folder, TASK, ("0", "1"))
     assert torch.equal(renamed.classifier.weight, stored)
     assert renamed.config.id2label == {0: "0", 1: "1"} and renamed.config.label2id == {"0": 0, "1": 1}
-    wider = models.load(folder, TASK, ("a", "b", "c"))
+    with pytest.raises(InputError, match="no trained head"):
+        models.load(folder, TASK, ("a", "b", "c"))
+    wider = models.load(folder, TASK, ("a", "b", "c"), new_head=True)
     assert wider.classifier.weight.shape == (3, 32) and wider.config.num_labels == 3
     assert torch.equal(wider.bert.pooler.dense.weight, models.load(folder, TASK).bert.pooler.dense.weight)
 
