@@ -51,7 +51,7 @@ Latencies are those of the machine that built this ({manifest.host}; batch 1, on
 ## Limits
 {longest if manifest.kind != "image-classification" else "- Images are scaled to the model's size."}
 - Scores are of the recipe's dev rows, on the build machine; text of another kind may score lower.
-{_budgets(manifest.target.budgets)}
+{_budgets(manifest.target.budgets)}{_runtimes(manifest.models)}
 - `edgekit verify .` shows whether a file was changed since the build.
 """
 
@@ -106,3 +106,10 @@ def _budgets(budgets: Sequence[Budget]) -> str:
         sign = ">=" if budget.metric == "score" else "<="
         said.append(f"- Budget: {budget.metric} {sign} {budget.limit:.10g}, {state}")
     return "\n".join(said) or "- No budget was set for this target."
+
+
+def _runtimes(models: Sequence[ModelFile]) -> str:
+    """tflite-runtime 2.14, the last of its name, takes one scale a tensor and says nothing of the others it ignores."""
+    if not any(model.format == "tflite" and model.quantized for model in models):
+        return ""
+    return "\n- The int8 TFLite needs LiteRT (ai-edge-litert): tflite-runtime 2.14 loads it and gives wrong outputs."

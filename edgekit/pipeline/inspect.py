@@ -226,6 +226,8 @@ def _on_meta(source: str) -> Any:
     from edgekit.pipeline import families
 
     folder = Path(source)
+    if not folder.exists() and (source.count("/") > 1 or source.startswith((".", "/", "~"))):
+        raise InputError(f"{source}: there is no such model folder or bundle")
     if folder.exists() and not (folder / "config.json").is_file():
         raise InputError(f"{source}: is neither a model folder (it has no config.json) nor a bundle (no manifest.json)")
     try:

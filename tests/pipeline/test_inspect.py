@@ -154,6 +154,8 @@ def test_damaged_tflite(tmp_path: Path) -> None:
 
 
 def test_folder_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such model folder or bundle"):
+        inspect(str(tmp_path / "absent"))
     with pytest.raises(InputError, match="neither a model folder"):
         inspect(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "nosuch"}')

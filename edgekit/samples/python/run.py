@@ -1,7 +1,7 @@
 """How to call this bundle's models from Python, in one file to copy from. It needs no edgekit:
 
     pip install numpy tokenizers onnxruntime            # for the ONNX model
-    pip install numpy tokenizers ai-edge-litert         # for the TFLite model (or tflite-runtime)
+    pip install numpy tokenizers ai-edge-litert         # for the TFLite model (float only: tflite-runtime)
     python samples/python/run.py "a text" [--format onnx|tflite]
 
 A question-answering model takes two texts, question and context; an image model the path of an image (pip install
@@ -70,6 +70,10 @@ def run_tflite(manifest: dict[str, Any], path: Path, inputs: dict[str, np.ndarra
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
+        if next(m for m in manifest["models"] if m["format"] == "tflite")["quantized"]:
+            raise SystemExit(
+                "tflite-runtime 2.14 computes int8 per channel wrongly; pip install ai-edge-litert"
+            ) from None
         from tflite_runtime.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=manifest["target"]["runtime"]["threads"])
