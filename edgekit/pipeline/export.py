@@ -171,8 +171,8 @@ def _cause(found: Sequence[Parity], traced: int) -> str:
     bad = [parity for parity in found if parity.max_abs_diff > parity.tolerance]
     if len(bad) == len(found):
         return "so does every shape: an operator or the weights are not torch's"
-    if all(parity.batch > 1 for parity in bad):
-        return "one row without padding agrees: the attention mask is lost or the batch size frozen"
     if all(parity.length != traced for parity in bad):
         return f"length {traced} agrees: a length is frozen in the graph"
+    if all(parity.batch > 1 for parity in bad):
+        return "one row without padding agrees: the attention mask is lost or the batch size frozen"
     return "other shapes agree: an operator loses precision, or tolerance is too tight for this model's outputs"

@@ -1,6 +1,5 @@
 """Every family in both formats beside torch, and the traps that an export can fall into unseen."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -35,11 +34,15 @@ KINDS: dict[str, Kind] = {
     "vit": "image-classification",
 }
 """Each family with one kind of head, each kind at least once."""
+SHARING = ("albert", "mpnet", "deberta-v2")
+"""Their layers share weights, a bias or position embeddings, so two are exported; of the others one says it all."""
 LENGTHS = (24,)
 
 
-def _exportable(folder: Path, family: str = "bert", kind: Kind = "token-classification", seed: int = 0) -> Exportable:
-    return Exportable(models.load(make(folder, family, kind, seed=seed), kind), kind).eval()
+def _exportable(
+    folder: Path, family: str = "bert", kind: Kind = "token-classification", seed: int = 0, **config: int
+) -> Exportable:
+    return Exportable(models.load(make(folder, family, kind, seed=seed, **config), kind), kind).eval()
 
 
 def _batch(model: Exportable, length: int = 24) -> Arrays:
@@ -57,7 +60,8 @@ def _write(model: Exportable, path: Path, lengths: tuple[int, ...] = LENGTHS) ->
 @pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_agrees_with_torch(family: str, suffix: str, tmp_path: Path) -> None:
-    model = _exportable(tmp_path, family, KINDS[family])
+    layers = {} if family in SHARING else {"n_layers" if family == "distilbert" else "num_hidden_layers": 1}
+    model = _exportable(tmp_path, family, KINDS[family], **layers)
     session = _write(model, tmp_path / f"model{suffix}")
     assert {t.name for t in session.outputs} == set(model.output_names)
     export.check_inputs(session, model, _batch(model))
@@ -79,38 +83,31 @@ def test_the_mask_made_for_export_says_what_transformers_says(family: str, tmp_p
         np.testing.assert_allclose(exported[name].numpy()[seen], output[seen], atol=1e-5)
 
 
-def test_tflite_lengths_share_their_weights(tmp_path: Path) -> None:
-    model = _exportable(tmp_path)
-    short, both = tmp_path / "short.tflite", tmp_path / "both.tflite"
-    _write(model, short, (8,))
-    session = _write(model, both, (8, 16))
-    weights = 4 * models.parameters(model)
-    assert both.stat().st_size < short.stat().st_size + weights
+def test_tflite_lengths_share_their_weights_and_the_bytes_are_always_the_same(tmp_path: Path) -> None:
+    model = _exportable(
+        tmp_path, num_hidden_layers=1, hidden_size=128, intermediate_size=512
+    )  # weights outweigh the graphs
+    path, again = tmp_path / "model.tflite", tmp_path / "again.tflite"
+    session = _write(model, path, (8, 16))
     assert session.inputs[0].shape == (1, 16)
+    assert path.stat().st_size < 1.5 * 4 * models.parameters(model)
+    _write(model, again, (8, 16))
+    assert again.read_bytes() == path.read_bytes()
 
 
-def test_onnx_holds_its_weights_and_nothing_of_this_machine(tmp_path: Path) -> None:
-    path = tmp_path / "out" / "model.onnx"
+def test_onnx_holds_its_weights_and_nothing_of_this_machine_nor_this_moment(tmp_path: Path) -> None:
+    model = _exportable(tmp_path, num_hidden_layers=1)
+    path, again = tmp_path / "out" / "model.onnx", tmp_path / "again.onnx"
     path.parent.mkdir()
-    _write(_exportable(tmp_path), path)
+    _write(model, path)
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
     assert str(Path(export.__file__).parent).encode() not in path.read_bytes()
-    model = onnx.load(path)
-    onnx.checker.check_model(model, full_check=True)
-    consumed = {name for node in model.graph.node for name in node.input}
-    assert [i.name for i in model.graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
-    assert {i.name for i in model.graph.input} <= consumed
-    assert model.opset_import[0].version <= 18
-
-
-@pytest.mark.parametrize("suffix", [".onnx", ".tflite"])
-def test_an_export_is_the_same_bytes_each_time(suffix: str, tmp_path: Path) -> None:
-    digests = set[str]()
-    for name in "ab":
-        path = tmp_path / f"{name}{suffix}"
-        _write(_exportable(tmp_path / name), path)
-        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
-    assert len(digests) == 1
+    graph = onnx.load(path).graph
+    onnx.checker.check_model(path, full_check=True)
+    assert [i.name for i in graph.input] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert {i.name for i in graph.input} <= {name for node in graph.node for name in node.input}
+    _write(model, again)
+    assert again.read_bytes() == path.read_bytes()
 
 
 # The traps. Sessions here run torch itself with one thing wrong, as a broken file would.
@@ -123,7 +120,7 @@ def _session(model: Exportable, run: Callable[[Arrays], Arrays]) -> Session:
 
 def test_an_input_merged_with_another_is_caught(tmp_path: Path) -> None:
     """torch's ONNX exporter takes one tensor object given twice for one input, without a word."""
-    model = _exportable(tmp_path)
+    model = _exportable(tmp_path, num_hidden_layers=1)
     ones = torch.ones(2, 8, dtype=torch.int64)
     with progress.quiet():
         torch.onnx.export(
@@ -210,7 +207,7 @@ def _job(tmp_path: Path, format: str) -> Job:
     target = Target(
         name="t", description="", abi="host", formats=("onnx", "tflite"), lengths=(8, 24), runtime=Runtime()
     )
-    folder = make(tmp_path / "model", "bert")
+    folder = make(tmp_path / "model", "bert", num_hidden_layers=1)
     artifact = Artifact(
         id="0", name="teach", stage="teach", parents=(), files=(), facts=Facts(bytes=1, changed=""), seconds=0,
         versions={},
@@ -242,11 +239,6 @@ def test_the_stage_leaves_one_file_and_its_facts(
     assert max(p.max_abs_diff for p in facts.parity) < 1e-4
     assert facts.latency_s
     assert facts.latency_s > 0
-
-
-def test_the_stage_stops_on_a_tolerance_that_is_not_met(tmp_path: Path) -> None:
-    with pytest.raises(NotGoodEnough, match=r"model\.onnx: logits differs from torch"):
-        export.run(Export(stage="export", tolerance=1e-12), _job(tmp_path, "onnx"))
 
 
 def test_refusals_say_what_would_work(tmp_path: Path) -> None:
