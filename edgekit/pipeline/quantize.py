@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from edgekit import infer, plugins, progress
-from edgekit.errors import NotGoodEnough
+from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job
 from edgekit.recipe import Quantize
 from edgekit.records import Facts, LayerSensitivity, Score
@@ -106,7 +106,7 @@ class _Work:
 
     def score(self, path: Path, rows: int | None = None) -> tuple[Score, list[Arrays]]:
         """The score on the dev split, or on `rows` of it, and the outputs behind it."""
-        predict = infer.predictor(infer.open_model(path, os.cpu_count() or 1), self.job.data.kind)
+        predict = infer.predictor(_open(path, os.cpu_count() or 1), self.job.data.kind)
         outputs: list[Arrays] = []
 
         def noted(features: Sequence[Feature]) -> list[Arrays]:
@@ -114,6 +114,14 @@ class _Work:
             return outputs
 
         return self.job.data.score(noted, self.tokenizer, limit=rows), outputs
+
+
+def _open(path: Path, threads: int = 1) -> infer.Session:
+    """A model; one that its runtime refuses (scales can be too far apart for a kernel) is not good enough."""
+    try:
+        return infer.open_model(path, threads)
+    except InputError as error:
+        raise NotGoodEnough(str(error)) from None
 
 
 def _rows(features: Sequence[Feature], done: Any) -> Iterator[Arrays]:
@@ -134,9 +142,9 @@ def _variant(work: _Work, mode: str) -> Facts:
     if step.max_drop is not None and work.before.value - score.value > step.max_drop:
         sensitivity, score = _mixed(work, mode, score, step.max_drop)
     kept = [layer.layer for layer in sensitivity if layer.kept]
-    session = infer.open_model(work.path)
+    session = _open(work.path)
     length = job.target.lengths[-1]
-    float_s, int8_s = infer.latency([infer.open_model(work.source), session], infer.example(session, length))
+    float_s, int8_s = infer.latency([_open(work.source), session], infer.example(session, length))
     if step.must_be_faster and int8_s >= float_s:
         raise NotGoodEnough(
             f"not faster on this host: {int8_s * 1e3:.2f} ms, float {float_s * 1e3:.2f} ms (batch 1, length {length}, "

@@ -10,6 +10,7 @@ one int8 bias too.
 """
 
 import re
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def calibrate(source: Path, rows: Iterable[Arrays]) -> Ranges:
     for number, _, op, kind in _operators(model):
         if kind == "FULLY_CONNECTED":
             linear.setdefault(number, []).append(op)
-    with progress.quiet():
+    with progress.quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # keeping all tensors is for debugging, it says
         interpreter = Interpreter(str(source), experimental_preserve_all_tensors=True)
         signatures = _signatures(interpreter, model)
     seen: dict[tuple[int, int], tuple[float, float]] = {}
