@@ -109,6 +109,13 @@ def _tflite(path: Path, threads: int) -> Session:
         raise InputError(f"{path}: LiteRT cannot load it: {error}") from None
     if not runners:
         raise InputError(f"{path}: has no signature, so its inputs have no names; export it with edgekit")
+    if "tflite_runtime" in runtime.__name__ and any(
+        len(tensor["quantization_parameters"]["scales"]) > 1 for tensor in interpreter.get_tensor_details()
+    ):
+        raise InputError(
+            f"{path}: is int8 with a scale for each channel, which tflite-runtime computes wrongly; "
+            'install LiteRT: pip install "edgekit[run]"'
+        )
     by_length = dict(sorted((_length(runner.get_input_details()), runner) for runner in runners))
     longest = max(by_length)
 

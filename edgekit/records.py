@@ -82,6 +82,15 @@ class LayerSensitivity(Record):
     kept: bool
 
 
+class Comparison(Record):
+    """A bundle's model beside the teacher's float32 ONNX: files on disk, and time measured in one run on this host
+    (batch 1, the target's greatest length, one thread)."""
+
+    format: Format
+    times_smaller: float
+    times_faster: float
+
+
 class Facts(Record):
     """What a stage measured of what it made.
 
@@ -101,6 +110,7 @@ class Facts(Record):
     float_latency_s: float | None = None
     """The float model's, measured side by side with `latency_s` in the same run."""
     sensitivity: tuple[LayerSensitivity, ...] = ()
+    against_teacher: tuple[Comparison, ...] = ()
     refused: tuple[str, ...] = ()
     """Variants that were made, checked and not kept, each with its reason."""
     notes: tuple[str, ...] = ()
@@ -167,6 +177,7 @@ class StageRow(Record):
     seconds: float
     cached: bool
     changed: str
+    against_teacher: tuple[Comparison, ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -80,7 +80,7 @@ def sources(modules: Iterable[str]) -> tuple[str, dict[str, str]]:
 @cache
 def _source(module: str) -> Path | None:
     """The file of a module, or `None` where the name is not one (a function imported from a module, say)."""
-    if module.split(".")[0] == "edgekit":
+    if module.split(".", maxsplit=1)[0] == "edgekit":
         base = Path(edgekit.__file__).parent.joinpath(*module.split(".")[1:])
         return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
     try:

@@ -58,6 +58,11 @@ def build(built: Built) -> str:
     lines.append("What changed")
     for row in built.stages:
         lines.append(f"  {row.name}: {row.changed}")
+        lines += [
+            f"    {model.format}: {model.times_smaller:.1f} times smaller and {model.times_faster:.1f} times as fast "
+            "as the teacher's ONNX"
+            for model in row.against_teacher
+        ]
         lines += [f"    {note}" for note in (*row.notes, *(f"refused: {why}" for why in row.refused))]
     if built.unchanged:
         lines.append("Nothing to do: everything was built before and nothing has changed.")

@@ -217,7 +217,8 @@ def _row(artifact: Artifact, cached: bool) -> StageRow:
     return StageRow(
         name=artifact.name, artifact=artifact.id, parameters=facts.parameters, bytes=facts.bytes,
         score=facts.score.value if facts.score else None, metrics=facts.score, latency_s=facts.latency_s,
-        seconds=artifact.seconds, cached=cached, changed=facts.changed, refused=facts.refused, notes=facts.notes,
+        seconds=artifact.seconds, cached=cached, changed=facts.changed,
+        against_teacher=facts.against_teacher, refused=facts.refused, notes=facts.notes,
     )  # fmt: skip
 
 

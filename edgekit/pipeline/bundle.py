@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgekit import __version__
+from edgekit import __version__, infer, progress
 from edgekit.bundle import FOLDER, VERSION, Manifest, ModelFile, write
 from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job, Made, card
-from edgekit.records import Budget, Facts, Format
+from edgekit.records import Budget, Comparison, Facts, Format
 from edgekit.store import files_in
 
 _SAMPLES = Path(__file__).parent.parent / "samples"
@@ -46,7 +46,7 @@ def run(step: None, job: Job) -> Facts:
     )  # fmt: skip
     (folder / "README.md").write_text(card.text(manifest, job, kotlin), encoding="utf-8")
     manifest = write(folder, manifest)
-    sizes = {format: (folder / _path(format)).stat().st_size for format in shipped}
+    sizes: dict[Format, int] = {format: (folder / _path(format)).stat().st_size for format in shipped}
     scores = [made.artifact.facts.score for made in shipped.values() if made.artifact.facts.score]
     return Facts(
         parameters=job.parents["model"].artifact.facts.parameters,
@@ -54,7 +54,24 @@ def run(step: None, job: Job) -> Facts:
         score=min(scores, key=lambda score: score.value) if scores else None,
         changed=f"{', '.join(f'{format} {size / 1e6:.1f} MB' for format, size in sizes.items())}; "
         f"manifest {manifest.digest[:16]}",
+        against_teacher=_against_teacher(job, folder, sizes),
         notes=notes,
+    )
+
+
+def _against_teacher(job: Job, folder: Path, sizes: dict[Format, int]) -> tuple[Comparison, ...]:
+    """Each model beside the teacher's float32 ONNX, where the recipe made the teacher smaller."""
+    if "baseline" not in job.parents:
+        return ()
+    baseline = job.parents["baseline"].folder / "model.onnx"
+    sessions = [infer.open_model(path) for path in (baseline, *(folder / _path(format) for format in sizes))]
+    with progress.bar("compare with the teacher"):
+        teacher_s, *seconds = infer.latency(sessions, infer.example(sessions[0], job.target.lengths[-1]), budget_s=5)
+    return tuple(
+        Comparison(
+            format=format, times_smaller=baseline.stat().st_size / sizes[format], times_faster=teacher_s / taken_s
+        )
+        for format, taken_s in zip(sizes, seconds, strict=True)
     )
 
 
@@ -137,7 +154,10 @@ def _copy_processor(job: Job, folder: Path) -> dict[str, Any]:
         path.write_text(text, encoding="utf-8")
     path = folder / "preprocessor_config.json"
     if path.is_file():  # with every value written out, for the samples
-        values = {**json.loads(path.read_text(encoding="utf-8")), **job.data.encoder(model).model_dump(exclude_none=True)}
+        values = {
+            **json.loads(path.read_text(encoding="utf-8")),
+            **job.data.encoder(model).model_dump(exclude_none=True),
+        }
         path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 

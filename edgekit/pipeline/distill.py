@@ -52,5 +52,5 @@ def train_student(
         wise.cuda()
     train(
         module.objective(params, Speaker(student, kind), wise), features, training,
-        pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what=job.out.parent.name.split("-")[0],
+        pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="train the student",
     )  # fmt: skip

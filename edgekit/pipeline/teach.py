@@ -42,7 +42,7 @@ def run(step: Teach, job: Job) -> Facts:
             )
         train(
             _Supervised(model), features, step.training,
-            pad_id=models.pad_id(model), seed=job.recipe.seed, scratch=job.scratch, what="teach",
+            pad_id=models.pad_id(model), seed=job.recipe.seed, scratch=job.scratch, what="train the teacher",
         )  # fmt: skip
         changed = f"fine-tuned, {step.training.epochs:g} epochs of {len(features)} sequences"
     models.save(model, job.out)
