@@ -41,7 +41,7 @@ def run(step: None, job: Job) -> Facts:
         version=VERSION, edgekit=__version__, name=job.recipe.name, task=job.recipe.task, kind=job.data.kind,
         labels=job.data.labels, target=job.target, max_length=min(job.recipe.max_length, job.target.lengths[-1]),
         pad_id=config.get("pad_token_id") or 0, encoder=encoder,
-        models=tuple(_model_file(job, format, made) for format, made in shipped.items()), host=_host(),
+        models=tuple(_model_file(job, format, made) for format, made in shipped.items()), host=host(),
         recipe=job.recipe.model_dump(mode="json"), stages=job.history, files=(), digest="",
     )  # fmt: skip
     (folder / "README.md").write_text(card.text(manifest, job, kotlin), encoding="utf-8")
@@ -186,7 +186,7 @@ def _is_wordpiece(folder: Path) -> bool:
     )
 
 
-def _host() -> str:
+def host() -> str:
     """This machine in one line, without its name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
