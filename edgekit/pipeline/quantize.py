@@ -167,7 +167,7 @@ def _variant(work: _Work, mode: str) -> Facts:
 
 def _mixed(work: _Work, mode: str, score: Score, allowed: float) -> tuple[tuple[LayerSensitivity, ...], Score]:
     """Leave in float the fewest layers, the costliest first, that bring the score back within `allowed`."""
-    costs = _costs(work, mode)
+    costs = _costs(work, mode, allowed)
     names = list(costs)
 
     def good(count: int) -> bool:
@@ -190,21 +190,24 @@ def _mixed(work: _Work, mode: str, score: Score, allowed: float) -> tuple[tuple[
     return tuple(LayerSensitivity(layer=n, drop=costs[n], kept=n in kept) for n in names), found
 
 
-def _costs(work: _Work, mode: str) -> dict[str, float]:
+def _costs(work: _Work, mode: str, allowed: float) -> dict[str, float]:
     """What quantizing each layer alone costs in score, the costliest first.
 
-    Of layers with the same cost (a score has steps), the one comes first that moves the outputs more.
+    First come those that alone cost more than `allowed`. Below that a score on few rows is noise, so layers stand in
+    the order of how far they move the outputs.
     """
     before, reference = work.score(work.source, _SENSITIVITY_ROWS)
     layers = [layer.name for layer in work.quantizer.layers(work.source)]
-    costs: dict[str, tuple[float, float]] = {}
+    costs: dict[str, float] = {}
+    moved: dict[str, float] = {}
     with progress.bar("sensitivity of each layer", len(layers)) as done:
         for number, name in enumerate(layers, 1):
             work.quantize(mode, [other for other in layers if other != name])
             score, outputs = work.score(work.path, _SENSITIVITY_ROWS)
-            costs[name] = before.value - score.value, _distance(outputs, reference)
+            costs[name], moved[name] = before.value - score.value, _distance(outputs, reference)
             done(number)
-    return {name: costs[name][0] for name in sorted(layers, key=costs.__getitem__, reverse=True)}
+    order = sorted(layers, key=lambda name: (costs[name] > allowed, moved[name]), reverse=True)
+    return {name: costs[name] for name in order}
 
 
 def _distance(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
