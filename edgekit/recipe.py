@@ -70,7 +70,10 @@ class Distill(_Step):
 
     stage: Literal["distill"]
     layers: int | None = Field(default=None, ge=1)
-    """Of the student; initialised from the teacher's layers by the uniform map. `None`: as many as the model has."""
+    """Of the student; `None`: as many as the model has."""
+    start: Literal["bottom", "uniform"] = "bottom"
+    """Which of the model's layers the student starts from: the first ones, whose work does not rest on the layers that
+    go, or those of TinyBERT's uniform map. Losses compare layers by the uniform map either way."""
     method: Use = _KD
     training: Training = Training()
 

@@ -24,7 +24,7 @@ def run(step: Distill, job: Job) -> Facts:
     layers = step.layers or before
     if layers > before:
         raise InputError(f"recipe: step distill: layers = {layers}, but the model before it has {before}")
-    kept = [layer - 1 for layer in uniform_map(layers, before)]
+    kept = range(layers) if step.start == "bottom" else [layer - 1 for layer in uniform_map(layers, before)]
     student = families.with_layers(model, kept) if layers < before else model
     models.copy_processor(source, job.out)
     train_student(
