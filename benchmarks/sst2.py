@@ -27,11 +27,18 @@ RECIPE = {
     "name": "sst2",
     "max_length": 128,
     "task": {"name": "text_classification", "text": "text", "label": "label"},
-    "data": {"name": "files", "train": str(DATA / "sst2" / "train.jsonl.gz"), "dev": str(DATA / "sst2" / "dev.jsonl.gz")},
+    "data": {
+        "name": "files",
+        "train": str(DATA / "sst2" / "train.jsonl.gz"),
+        "dev": str(DATA / "sst2" / "dev.jsonl.gz"),
+    },
     "step": [
         {"stage": "teach", "model": str(MODELS / "minilm-l6-sst2")},
-        {"stage": "distill", "layers": 3, "training": {"epochs": 1.0, "learning_rate": 2e-4}},
-        {"stage": "prune", "heads": 8, "neurons": 1024, "vocabulary": {}, "training": {"epochs": 0.25, "learning_rate": 1e-4}},
+        {"stage": "distill", "layers": 3, "training": {"epochs": 0.6, "learning_rate": 3e-4}},
+        {
+            "stage": "prune", "heads": 6, "neurons": 768, "vocabulary": {},
+            "training": {"epochs": 0.2, "learning_rate": 2e-4},
+        },
         {"stage": "export"},
         {"stage": "quantize"},
     ],

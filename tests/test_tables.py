@@ -13,7 +13,8 @@ def built(unchanged: bool = False) -> Built:
         StageRow(name="teach", artifact="a" * 64, parameters=22_713_216, bytes=90_868_376, score=0.71, metrics=score,
                  latency_s=None, seconds=240.4, cached=False, changed="fine-tuned"),
         StageRow(name="quantize-tflite", artifact="b" * 64, parameters=None, bytes=7_000_000, score=0.69,
-                 metrics=score, latency_s=0.00163, seconds=3, cached=unchanged, changed="dynamic", refused=("static: slower",)),
+                 metrics=score, latency_s=0.00163, seconds=3, cached=unchanged, changed="dynamic",
+                 refused=("static: slower",)),
     )  # fmt: skip
     return Built(recipe="r", target="t", bundle="out", zip="out.zip", unchanged=unchanged, stages=rows)
 
