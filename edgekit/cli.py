@@ -60,12 +60,21 @@ def build(recipe: Path | None, target: str, out: Path | None, store: Path, until
 @click.option("--format", "format", type=click.Choice(["onnx", "tflite"]), help="Which of the bundle's models.")
 @_JSON
 def run(bundle: Path, given: tuple[str, ...], format: Any, as_json: bool) -> None:
-    """Answer TEXT (or standard input's lines) with a BUNDLE alone: no torch needed."""
-    from edgekit.run import answer
+    """Answer TEXT, or each line of standard input, with a BUNDLE alone: no torch needed."""
+    from edgekit.run import answer, answers
 
-    texts = given or tuple(line.rstrip("\n") for line in sys.stdin if line.strip())
-    found = answer(bundle, texts, format)
-    _print(found if as_json else found["text"])
+    if given:
+        found = answer(bundle, given, format)
+        _print(found if as_json else found["text"])
+        return
+    if sys.stdin.isatty():
+        raise click.UsageError("nothing to answer; give a TEXT, or lines on standard input")
+    lines = answers(bundle, ([line.strip()] for line in sys.stdin if line.strip()), format)
+    if as_json:
+        _print(list(lines))
+        return
+    for found in lines:
+        _print(found["text"])
 
 
 @cli.command()

@@ -1,6 +1,6 @@
 """`edgekit run`: what a user sees for a text, from a bundle alone and without torch."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,16 @@ def answer(path: Path, given: Sequence[str], format: Format | None = None) -> An
     first. The answer is a JSON value with the key `text`. Raises `InputError` for a bundle that `bundle.verify`
     refuses, a format that it lacks, and a count of texts that the task does not take.
     """
+    return next(answers(path, [given], format))
+
+
+def answers(path: Path, asked: Iterable[Sequence[str]], format: Format | None = None) -> Generator[Any]:
+    """`answer` for each of many, with the bundle verified and opened once."""
     with bundle.opened(path) as (folder, manifest):
         model = manifest.model(format)
         task, params = plugins.use("tasks", manifest.task, f"{path}: manifest.json")
         encoder = task.encoder(params, folder / manifest.encoder, manifest.max_length)
         session = infer.open_model(folder / model.path, manifest.target.runtime.threads)
         predict = infer.predictor(session, manifest.kind, manifest.pad_id)
-        return task.answer(params, given, manifest.labels, encoder, predict)
+        for given in asked:
+            yield task.answer(params, given, manifest.labels, encoder, predict)

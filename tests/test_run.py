@@ -37,6 +37,14 @@ def test_wrong_texts(punctuation: Path, given: list[str]) -> None:
         answer(punctuation, given)
 
 
+def test_each_line_of_standard_input_is_answered(punctuation: Path) -> None:
+    lines = ["the quick brown fox", "the lazy dog"]
+    argv = [sys.executable, "-m", "edgekit", "run", str(punctuation)]
+    done = subprocess.run(argv, input="\n".join(lines) + "\n\n", capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [answer(punctuation, [line])["text"] for line in lines]
+
+
 def test_a_changed_bundle_is_not_run(punctuation: Path, tmp_path: Path) -> None:
     path = bundle.pack(punctuation)
     broken = tmp_path / "broken.zip"
