@@ -23,6 +23,10 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("EDGEKIT_DATA") or ROOT.parent / "shared" / "data")
 MODELS = Path(os.environ.get("EDGEKIT_MODELS") or ROOT.parent / "shared" / "models")
 
+METHOD = {
+    "name": "kd",
+    "losses": [{"name": "kl", "weight": 4}, {"name": "cross_entropy"}, {"name": "hidden_mse", "weight": 0.1}],
+}
 RECIPE = {
     "name": "sst2",
     "max_length": 128,
@@ -34,10 +38,10 @@ RECIPE = {
     },
     "step": [
         {"stage": "teach", "model": str(MODELS / "minilm-l6-sst2")},
-        {"stage": "distill", "layers": 3, "training": {"epochs": 0.6, "learning_rate": 3e-4}},
+        {"stage": "distill", "layers": 3, "training": {"epochs": 0.4, "learning_rate": 5e-4}, "method": METHOD},
         {
-            "stage": "prune", "heads": 6, "neurons": 768, "vocabulary": {},
-            "training": {"epochs": 0.2, "learning_rate": 2e-4},
+            "stage": "prune", "heads": 8, "neurons": 768, "vocabulary": {},
+            "training": {"epochs": 0.15, "learning_rate": 3e-4}, "method": METHOD,
         },
         {"stage": "export"},
         {"stage": "quantize"},

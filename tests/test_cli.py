@@ -245,8 +245,12 @@ def test_shipped_recipes_and_targets_read() -> None:
 
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(project: Path) -> None:
     edit('model = "teacher"', 'model = "teacher"\ntraining = { epochs = 1000 }')(project)
+    # a background job of a shell, which this may run in, ignores Ctrl-C, and so would its child
+    as_a_terminal_does = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from edgekit.cli import main; main()"
+    )
     child = subprocess.Popen(
-        [sys.executable, "-m", "edgekit", "build", "recipe.toml", "--target", "host"],
+        [sys.executable, "-c", as_a_terminal_does, "build", "recipe.toml", "--target", "host"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
