@@ -165,8 +165,9 @@ def _read_tflite(path: Path) -> tuple[Counter[str], Counter[str]]:
     buffers = {tensor.buffer: types[tensor.type].lower() for graph in model.subgraphs for tensor in graph.tensors}
     constants: Counter[str] = Counter()
     for index, dtype in buffers.items():
-        data = model.buffers[index].data
-        constants[dtype] += len(data) if data is not None else 0
+        buffer = model.buffers[index]
+        inside = len(buffer.data) if buffer.data is not None else 0
+        constants[dtype] += inside or (buffer.size if buffer.offset > 1 else 0)  # or behind the flatbuffer
     last = model.subgraphs[model.signatureDefs[-1].subgraphIndex if model.signatureDefs else 0]
     codes = [model.operatorCodes[operator.opcodeIndex] for operator in last.operators]
     names = [operators[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes]

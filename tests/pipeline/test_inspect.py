@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bundles
 import families
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from edgekit.errors import InputError
 from edgekit.pipeline.inspect import Inspection, Module, inspect, lines
+from edgekit.pipeline.quantizers import tflite as quantizer
 
 HIDDEN, NEURONS, LAYERS = 32, 48, 2
 
@@ -166,3 +168,13 @@ def test_folder_that_is_none(tmp_path: Path) -> None:
 def test_length_beyond_the_model(bert: Path) -> None:
     with pytest.raises(InputError, match=r"--length: 65 tokens, and .* takes at most 64"):
         inspect(str(bert), 65)
+
+
+def test_weights_that_stand_behind_the_flatbuffer_are_counted(tmp_path: Path) -> None:
+    folder, _ = bundles.make(tmp_path / "b", "bert", formats=("tflite",))
+    path = tmp_path / "model.tflite"
+    quantizer.quantize(folder / "tflite" / "model.tflite", path)
+    found = inspect(str(path))
+    weights = sum(layer.elements for layer in quantizer.layers(path))
+    assert found.constant_bytes["int8"] >= weights > 0
+    assert found.candidates[0].precision == "int8"
