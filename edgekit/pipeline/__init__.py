@@ -8,7 +8,7 @@ must outlive a kill (training checkpoints) goes to `job.scratch`.
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from edgekit import plugins, progress
 from edgekit.corpora import Split
 from edgekit.errors import InputError
-from edgekit.recipe import Recipe
+from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
 from edgekit.records import Artifact, Format, Kind, Score, Target
 from edgekit.tasks import Feature, Predict
 
@@ -35,6 +35,17 @@ class Made:
 
     artifact: Artifact
     folder: Path
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One artifact to make: the step that asks for it and the artifacts it is made from, by role."""
+
+    name: str
+    stage: str
+    step: Teach | Distill | Prune | Export | Quantize | None
+    parents: Mapping[str, str] = field(default_factory=dict[str, str])
+    format: Format | None = None
 
 
 @dataclass(frozen=True)

@@ -7,31 +7,19 @@ Importing this imports no torch, so an unchanged build answers at once; a stage'
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgekit import bundle, plugins, progress
 from edgekit.errors import InputError, NotGoodEnough, nearest
-from edgekit.pipeline import Job, Made, TaskData, check, weights
+from edgekit.pipeline import Job, Made, Planned, TaskData, check, weights
 from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
-from edgekit.records import Artifact, Built, Facts, Format, StageRow, Target, Use
+from edgekit.records import Artifact, Built, Facts, StageRow, Target, Use
 from edgekit.store import Store, key, sources
 
 BASELINE = "teacher-onnx"
 """The teacher's float32 ONNX: what the bundle's size and speed are compared with."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One artifact to make: the step that asks for it and the artifacts it is made from, by role."""
-
-    name: str
-    stage: str
-    step: Teach | Distill | Prune | Export | Quantize | None
-    parents: Mapping[str, str] = field(default_factory=dict[str, str])
-    format: Format | None = None
 
 
 def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:

@@ -4,16 +4,13 @@ import importlib.util
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import TaskData, weights
+from edgekit.pipeline import Planned, TaskData, weights
 from edgekit.recipe import Distill, Prune, Recipe, Teach
 from edgekit.records import Target, Use
-
-if TYPE_CHECKING:
-    from edgekit.pipeline.build import Planned
 
 _NEEDED = {
     "teach": ("torch", "transformers", "accelerate"),
@@ -28,7 +25,7 @@ _NEEDED = {
 
 
 def everything(
-    recipe: Recipe, target: Target, base: Path, data: TaskData, missing: Sequence["Planned"], store: Path
+    recipe: Recipe, target: Target, base: Path, data: TaskData, missing: Sequence[Planned], store: Path
 ) -> None:
     """Raise one `InputError` for the first thing that would stop the build later."""
     _extras(missing)
@@ -52,7 +49,7 @@ def everything(
     data.examples("dev")
 
 
-def _extras(missing: Sequence["Planned"]) -> None:
+def _extras(missing: Sequence[Planned]) -> None:
     for step in missing:
         part = f"{step.stage}-{step.format}" if step.format else step.stage
         absent = [name for name in _NEEDED[part] if importlib.util.find_spec(name) is None]
