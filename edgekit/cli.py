@@ -132,10 +132,12 @@ def _stop_at_once() -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
+    stderr = os.dup(2)  # a converter's own output is silenced by pointing 2 elsewhere
+
     def wait() -> None:
         signal.sigwait({signal.SIGINT})
         show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-        os.write(2, f"{show_cursor}\n{_STOPPED}\n".encode())
+        os.write(stderr, f"{show_cursor}\n{_STOPPED}\n".encode())
         os._exit(130)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -243,6 +243,24 @@ def test_shipped_recipes_and_targets_read() -> None:
         recipe.target("nothing-like-it")
 
 
+def test_ctrl_c_is_answered_while_a_library_is_silenced(tmp_path: Path) -> None:
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "import pathlib, time; from edgekit import cli, progress; cli._stop_at_once()\n"
+        "with progress.quiet(): pathlib.Path('ready').touch(); time.sleep(60)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    while not (tmp_path / "ready").exists() and child.poll() is None:
+        time.sleep(0.05)
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=30)
+    assert child.returncode == 130
+    assert "run the same command again to go on" in err
+
+
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(project: Path) -> None:
     edit('model = "teacher"', 'model = "teacher"\ntraining = { epochs = 1000 }')(project)
     # a background job of a shell, which this may run in, ignores Ctrl-C, and so would its child
