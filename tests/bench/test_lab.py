@@ -1,0 +1,74 @@
+"""The lab itself: each device is what it claims to be, before anything is concluded from it."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import lab
+import pytest
+
+pytestmark = pytest.mark.target
+
+
+def call(*argv: object, **options: object) -> "subprocess.CompletedProcess[str]":
+    """Run a client with nothing on its stdin and a limit on its time."""
+    return subprocess.run(
+        [str(a) for a in argv], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, **options
+    )  # type: ignore[call-overload]
+
+
+def test_ssh_runs_in_a_home_of_its_own(sshd: lab.Sshd) -> None:
+    done = call("ssh", "-F", sshd.config, sshd.host, 'pwd; echo "$HOME"; echo wrong >&2; exit 7')
+    assert done.returncode == 7
+    assert done.stdout.split() == [str(sshd.home)] * 2
+    assert done.stderr == "wrong\n"
+
+
+def test_ssh_copies_by_sftp(sshd: lab.Sshd) -> None:
+    assert call("scp", "-F", sshd.config, __file__, f"{sshd.host}:copy").returncode == 0
+    assert (sshd.home / "copy").read_bytes() == Path(__file__).read_bytes()
+
+
+def test_ssh_without_sftp_copies_by_the_old_protocol_only(sshd_without_sftp: lab.Sshd) -> None:
+    box = sshd_without_sftp
+    assert call("scp", "-F", box.config, __file__, f"{box.host}:copy").returncode != 0
+    assert call("scp", "-O", "-F", box.config, __file__, f"{box.host}:copy").returncode == 0
+
+
+def test_ssh_through_a_gate(jumped_sshd: tuple[lab.Sshd, lab.Sshd]) -> None:
+    inner, gate = jumped_sshd
+    assert call("ssh", "-F", inner.config, inner.host, "pwd").stdout.strip() == str(inner.home)
+    gate.kill()
+    assert call("ssh", "-F", inner.config, inner.host, "pwd").returncode == 255
+
+
+def test_a_changed_host_key_is_refused(sshd: lab.Sshd) -> None:
+    sshd.change_host_key()
+    done = call("ssh", "-F", sshd.config, sshd.host, "true")
+    assert done.returncode == 255
+    assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in done.stderr
+
+
+def test_a_command_outlives_its_link_and_is_seen(sshd: lab.Sshd) -> None:
+    with subprocess.Popen(["ssh", "-F", sshd.config, sshd.host, "sleep 60"], stdin=subprocess.DEVNULL) as client:
+        lab.wait_for("sleep to start", lambda: len(sshd.processes()) >= 1)
+        sshd.stop()
+        assert client.poll() is None
+        sshd.cont()
+        sshd.kill()
+        assert client.wait(timeout=10) == 255
+    assert sshd.processes()
+
+
+def test_a_killed_test_leaves_no_server(tmp_path: Path) -> None:
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(Path(lab.__file__).parent)!r}); import lab, pathlib\n"
+        f"with lab.sshd(pathlib.Path({str(tmp_path)!r})) as box: print(box.port, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as test:
+        assert test.stdout
+        if not (line := test.stdout.readline()):
+            pytest.skip("no sshd here")
+        test.send_signal(signal.SIGKILL)
+    lab.wait_for("the server to end", lambda: not lab.greets(int(line), b"SSH"))
