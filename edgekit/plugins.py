@@ -26,6 +26,8 @@ _PACKAGES = {
     "criteria": "edgekit.pipeline.criteria",
     "exporters": "edgekit.pipeline.exporters",
     "quantizers": "edgekit.pipeline.quantizers",
+    "transports": "edgekit.bench.transports",
+    "meters": "edgekit.bench.meters",
 }
 KINDS = tuple(_PACKAGES)
 

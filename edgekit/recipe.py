@@ -20,12 +20,13 @@ A recipe names a task, its data, and the steps in order. Any step can be left ou
     stage = "quantize"
 """
 
-import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from edgekit import devices
+from edgekit.devices import toml
 from edgekit.errors import InputError, nearest
 from edgekit.records import Record, Target, Use, parse
 
@@ -167,7 +168,7 @@ class Recipe(Record):
 
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file; relative paths in it are meant from the file's folder."""
-    return parse(Recipe, _toml(path), path)
+    return parse(Recipe, toml(path), path)
 
 
 def find(path: Path | None) -> tuple[Recipe, Path]:
@@ -208,30 +209,6 @@ def init(task: str | None, out: Path) -> Path:
 
 
 def target(name: str) -> Target:
-    """The target called `name`, or the one in the TOML file at that path."""
-    folder = _devices()
-    known = {path.stem: path for path in folder.glob("*.toml")}
-    path = known.get(name) or Path(name)
-    if path.suffix != ".toml" or not path.is_file():
-        raise InputError(f'--target: no target is called "{name}"; {nearest(name, known)}')
-    found = parse(Target, {"name": path.stem, **_toml(path)}, path)
-    if list(found.lengths) != sorted(set(found.lengths)):
-        raise InputError(f'{path}: key "lengths" must ascend without repeats, found {list(found.lengths)}')
-    return found
-
-
-def _devices() -> Path:
-    """`devices/`, beside the package in a checkout and inside it in an installed wheel."""
-    inside = Path(__file__).parent / "devices"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "devices"
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file; `edgekit init` writes an annotated recipe") from None
-    except (IsADirectoryError, PermissionError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as a TOML file: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: is not valid TOML: {error}") from None
+    """The target called `name`, or the one in the TOML file at that path: a device's record without what reaches it."""
+    device = devices.find(name, "--target")
+    return Target.model_validate({key: getattr(device, key) for key in Target.model_fields})

@@ -164,6 +164,39 @@ class Target(Record):
     budgets: tuple[Budget, ...] = ()
 
 
+class Preconditions(Record):
+    """What a device must be like before it is measured: awaited up to `wait_s`, then refused. `None`: any."""
+
+    max_temperature_c: float | None = None
+    """Of the hottest thermal zone that counts (a processor's, or the battery's)."""
+    min_battery_percent: float | None = Field(default=None, ge=0, le=100)
+    charging: bool | None = None
+    """`False`: only on battery, as energy needs it."""
+    governor: str | None = None
+    """Every measured core's frequency governor: `performance`, `schedutil`, ..."""
+    max_load: float | None = Field(default=None, ge=0)
+    """Busy cores before the measurement, as a share of all cores (0 to 1)."""
+    wait_s: float = Field(default=120, ge=0)
+
+
+class Device(Target):
+    """A target that can be reached: a file of `devices/`, or the user's own.
+
+    `base` was resolved when the file was read: a record says only what differs from the one it names.
+    """
+
+    os: Literal["linux", "android"] = "linux"
+    """Which C library programs there are linked with: glibc or Android's bionic."""
+    link: Use | None = None
+    """The transport and its parameters; `None`: nobody has said yet how to reach it."""
+    meter: Use | None = None
+    """Where energy is read; `None`: the first source that the device has."""
+    runner: Literal["native", "python"] = "native"
+    workdir: str | None = None
+    """A folder on the device that holds what is uploaded; `None`: the transport's own."""
+    preconditions: Preconditions = Preconditions()
+
+
 class StageRow(Record):
     """One line of the table that a build prints. `score` is the headline `metric`; `None` is not measured."""
 

@@ -1,0 +1,263 @@
+"""What a measurement on a device gives: raw samples, the figures read from them, and what speaks against them.
+
+Made by `edgekit bench`, read by `edgekit gate` and the reports. Times are seconds, sizes bytes, energies joules.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgekit.records import Budget, Format, Record, Score
+
+
+class Interval(Record):
+    """Where the true value lies with 95 % confidence, unless `level` says otherwise."""
+
+    low: float
+    high: float
+    level: float = 0.95
+
+
+class Workload(Record):
+    """What was asked for: batch 1, each length in a process of its own, warm-up before timing."""
+
+    format: Format
+    lengths: tuple[int, ...]
+    """In tokens; empty for images."""
+    threads: int
+    warmup_s: float
+    repeat_s: float
+    """The shortest time that each length is measured for."""
+
+
+class OutputCheck(Record):
+    """One output of the model on the device against the host's reference, on the bundle's own examples."""
+
+    output: str
+    examples: int
+    cosine_min: float
+    """The least cosine between an example's outputs, flattened."""
+    max_abs_diff: float
+    flips: int
+    """How many arg-max decisions differ, of `decisions`; both 0 for outputs that decide nothing."""
+    decisions: int
+    passed: bool
+
+
+class Latency(Record):
+    """One length's times. `samples_s` are all calls after the warm-up, in order; the figures are read from them."""
+
+    length: int | None
+    """In tokens; `None` for images."""
+    p50_s: float
+    p50_interval: Interval
+    """Of the median, from order statistics (binomial)."""
+    p90_s: float
+    p99_s: float
+    mean_s: float
+    per_second: float
+    open_s: float
+    """Opening the runtime's library, or importing it in Python."""
+    load_s: float
+    first_run_s: float
+    cpu_share: float
+    """CPU time over wall time, all threads: below the thread count, something else had the cores."""
+    involuntary_switches: int
+    warmup_s: tuple[float, ...]
+    samples_s: tuple[float, ...]
+    cpu_s: tuple[float, ...]
+
+
+class MemoryPhase(Record):
+    """The process at one moment (`start`, `library`, `loaded`, `first_run`, `warm`, `end`), from /proc."""
+
+    name: str
+    hwm_bytes: int
+    """VmHWM: the most resident memory so far."""
+    rss_bytes: int
+    anon_bytes: int
+    file_bytes: int
+    shmem_bytes: int
+    pss_bytes: int | None
+    swap_bytes: int
+
+
+class MemoryLimit(Record):
+    """A run under a real limit."""
+
+    limit_bytes: int
+    kind: Literal["cgroup-v1", "cgroup-v2", "address-space"]
+    survived: bool
+    said: str
+    """What the limited process, or the kernel, said where it did not survive."""
+
+
+class Memory(Record):
+    """The longest length's memory, measured in a pass of its own."""
+
+    peak_rss_bytes: int
+    """VmHWM at the end."""
+    peak_phase: str
+    """The phase in which the peak was reached."""
+    floor_bytes: int | None
+    """The same runner's peak with a model of one trivial operation: what the runtime itself costs."""
+    model_bytes: int | None
+    """`peak_rss_bytes` less the floor."""
+    python_peak_rss_bytes: int | None
+    """The same model in a Python process, where that was measured."""
+    phases: tuple[MemoryPhase, ...]
+    limit: MemoryLimit | None = None
+
+
+class EnergyWindow(Record):
+    """One stretch of time: `idle` or `load`. Times are epoch seconds of the device's clock."""
+
+    kind: Literal["idle", "load"]
+    began_s: float
+    ended_s: float
+    energy_j: float
+    inferences: int
+    samples: int
+
+
+class Energy(Record):
+    """What one inference costs, or why that is not known. Never a guess: figures are `None` unless `measured`."""
+
+    state: Literal["measured", "unavailable", "not resolvable", "refused"]
+    reason: str | None = None
+    source: str | None = None
+    """The meter and what it reads, for people."""
+    resolution_j: float | None = None
+    """The smallest step of the source over one window."""
+    gross_j: float | None = None
+    """An inference's share of all that the source counted."""
+    gross_interval: Interval | None = None
+    net_j: float | None = None
+    """The same with the idle power of the windows before and after taken off."""
+    net_interval: Interval | None = None
+    idle_w: float | None = None
+    load_w: float | None = None
+    windows: tuple[EnergyWindow, ...] = ()
+
+
+class Reading(Record):
+    """A device's condition at one moment. What it cannot say is `None` or absent."""
+
+    at_s: float
+    """Seconds since the bench began."""
+    temperatures_c: dict[str, float] = Field(default_factory=dict)
+    """By thermal zone."""
+    clocks_hz: dict[int, int] = Field(default_factory=dict)
+    """Present frequency by core."""
+    governors: dict[int, str] = Field(default_factory=dict)
+    battery_percent: float | None = None
+    charging: bool | None = None
+    load: float | None = None
+    """Busy cores as a share of all, over the second before."""
+
+
+class Sustained(Record):
+    """Minutes of work without a pause: the median by minute, and the last one against the first."""
+
+    seconds: float
+    p50_s_by_minute: tuple[float, ...]
+    last_over_first: float
+
+
+class DeviceFacts(Record):
+    """What the device says of itself; its fingerprint. No serial numbers and no addresses."""
+
+    model: str
+    os: str
+    """System and version: `Android 14 (sdk 34)`, `Debian GNU/Linux 12, Linux 6.1.0`."""
+    abi: str
+    """As the system names it: `aarch64`, `x86_64`, `arm64-v8a`."""
+    libc: str | None
+    """`glibc 2.36`, `bionic`, `musl`, as far as it can be told."""
+    cores: int
+    max_clocks_hz: dict[int, int] = Field(default_factory=dict)
+    """Top frequency by core."""
+    ram_bytes: int | None
+    free_bytes: int | None
+    """Disk space left in the work folder."""
+
+
+class BudgetCheck(Record):
+    """A budget of the target on this device. `observed` is `None` where it was not measured."""
+
+    budget: Budget
+    observed: float | None
+    kept: bool | None
+    headroom: float | None
+    """`limit` less `observed` (for scores the other way round): negative is a broken budget."""
+
+
+class RunResult(Record):
+    """All that one bench of one bundle's model on one device gave."""
+
+    edgekit: str
+    bundle: str
+    """The bundle's name."""
+    digest: str
+    """The bundle's digest."""
+    model: str
+    """The path of the model in the bundle."""
+    model_sha256: str
+    size_bytes: int
+    device: str
+    facts: DeviceFacts
+    runner: Literal["native", "python"]
+    runtime: str
+    """Name and version: `litert 2.3.0`."""
+    unverified: str | None = None
+    """What about the runner has not been tried on such a device."""
+    cpus: tuple[int, ...] | None
+    """The cores that it was pinned to; `None`: the system's choice."""
+    workload: Workload
+    checks: tuple[OutputCheck, ...]
+    score: Score | None = None
+    score_interval: Interval | None = None
+    latency: tuple[Latency, ...]
+    memory: Memory | None
+    energy: Energy | None = None
+    sustained: Sustained | None = None
+    budgets: tuple[BudgetCheck, ...]
+    readings: tuple[Reading, ...]
+    doubts: tuple[str, ...]
+    """What speaks against the figures: throttling, drift, contention. One line each, with the numbers."""
+    began: str
+    """When, ISO 8601, UTC."""
+    seconds: float
+
+
+class Failure(Record):
+    """A device that gave no result."""
+
+    device: str
+    message: str
+    exit_code: int
+
+
+class Benched(Record):
+    """What a bench of several devices gave, in order of the devices' names."""
+
+    results: tuple[RunResult, ...]
+    failures: tuple[Failure, ...]
+
+
+class Calibration(Record):
+    """A device's own noise, from A/A runs: the same bundle in alternating fresh processes."""
+
+    device: str
+    facts: DeviceFacts
+    model_sha256: str
+    format: Format
+    length: int | None
+    pairs: int
+    medians_s: tuple[float, ...]
+    """Each process's median, in the order A B B A ..."""
+    noise: float
+    """Standard deviation of the paired log-ratios of medians."""
+    smallest_effect: float
+    """The least relative change that this many pairs can resolve with 95 % confidence."""
+    at: str
