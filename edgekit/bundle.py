@@ -2,6 +2,7 @@
 
     manifest.json                  the record below: every file's sha256, and how the bundle came to be
     README.md  labels.json         a model card; the labels in the order of the model's outputs
+    examples.npz                   a handful of real inputs, which a device must answer as the host does
     onnx/model.onnx                beside config.json and the tokenizer: loads as is in Optimum
     tflite/model.tflite
     samples/                       how to call it, from Python and from Kotlin
@@ -18,20 +19,24 @@ import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from edgekit.errors import InputError
 from edgekit.records import Artifact, File, Format, Kind, Parity, Record, Score, Target, Tensor, Use, parse
 from edgekit.store import MANIFEST, files_in, sha256
+from edgekit.tasks import Arrays
 
-VERSION = 1
+VERSION = 2
 FOLDER = "bundle"
 """The bundle's folder inside the artifact that the bundle stage makes, which has a manifest of the store's."""
+EXAMPLES = "examples.npz"
+_EXAMPLES_LIMIT = 64_000_000  # bytes; eight texts have thousands, four images some millions
 _MANIFEST_LIMIT = 8_000_000  # bytes; a real one has tens of thousands
 
 
@@ -118,6 +123,31 @@ def pack(folder: Path) -> Path:
                 shutil.copyfileobj(source, sink)
     os.replace(unfinished, path)
     return path
+
+
+def write_examples(folder: Path, examples: Sequence[Arrays]) -> None:
+    """Write real inputs of the model, by name and without padding, to examples.npz. Equal inputs give equal bytes."""
+    arrays = {f"{i}.{name}": array for i, inputs in enumerate(examples) for name, array in inputs.items()}
+    np.savez(folder / EXAMPLES, allow_pickle=False, **arrays)  # pyright: ignore[reportArgumentType]
+
+
+def examples(folder: Path, where: Path) -> list[dict[str, np.ndarray]]:
+    """The inputs in the opened bundle's examples.npz: int64 [length] or float32 [channels, height, width] by name."""
+    try:
+        with zipfile.ZipFile(folder / EXAMPLES) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > _EXAMPLES_LIMIT:
+            raise InputError(f"{where}: {EXAMPLES}: unpacks to {unpacked} bytes, too many for a handful of examples")
+        found: dict[int, dict[str, np.ndarray]] = {}
+        with np.load(folder / EXAMPLES, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                number, _, name = key.partition(".")
+                found.setdefault(int(number), {})[name] = arrays[key]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{where}: {EXAMPLES}: cannot be read: {error}; build the bundle again") from None
+    if not found:
+        raise InputError(f"{where}: {EXAMPLES}: is empty; build the bundle again")
+    return [found[number] for number in sorted(found)]
 
 
 def check_out(out: Path) -> None:
@@ -234,7 +264,7 @@ def _check_paths(manifest: Manifest, where: str) -> None:
             raise InputError(f"{where}: lists {file.path!r} twice; do not use this bundle")
         seen.add(file.path.casefold())
     paths = {file.path for file in manifest.files}
-    for path in (*(model.path for model in manifest.models), f"{manifest.encoder}/config.json"):
+    for path in (*(model.path for model in manifest.models), f"{manifest.encoder}/config.json", EXAMPLES):
         if path not in paths:
             raise InputError(f"{where}: needs {path!r}, which is not among its files; do not use this bundle")
 
@@ -318,5 +348,5 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         if not entry.is_dir():
             entries[entry.filename] = entry
     if MANIFEST not in entries:
-        raise InputError(f"{path}: is not a bundle: it has no {MANIFEST}")
+        raise InputError(f"{path}: is not a whole bundle: it has no {MANIFEST}; copy it again, or build it again")
     return entries

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgekit import bundle
@@ -17,6 +18,12 @@ from edgekit.errors import InputError
 from edgekit.records import File, Tensor, Use
 
 MODELS = {"onnx": b"onnx bytes", "tflite": b"tflite bytes"}
+
+
+EXAMPLES = [
+    {"input_ids": np.array([1, 2, 3]), "attention_mask": np.array([1, 1, 1])},
+    {"input_ids": np.array([4]), "attention_mask": np.array([1])},
+]
 
 
 def manifest(**values: Any) -> bundle.Manifest:
@@ -30,7 +37,7 @@ def manifest(**values: Any) -> bundle.Manifest:
         for name in MODELS
     ]  # fmt: skip
     given: dict[str, Any] = {
-        "version": 1, "edgekit": "0", "name": "tiny", "task": Use(name="text_classification"),
+        "version": 2, "edgekit": "0", "name": "tiny", "task": Use(name="text_classification"),
         "kind": "text-classification",
         "labels": ("ä", "b"), "target": target, "max_length": 8, "pad_id": 0, "encoder": "onnx", "models": models,
         "host": "h", "recipe": {"x": [1, 2.5]}, "stages": (), "files": (), "digest": "",
@@ -49,6 +56,7 @@ def make(path: Path) -> Path:
         (path / name / f"model.{name}").write_bytes(content)
     (path / "onnx" / "config.json").write_text("{}")
     (path / "README.md").write_text("a card")
+    bundle.write_examples(path, EXAMPLES)
     bundle.write(path, manifest())
     return path
 
@@ -71,13 +79,39 @@ def test_verify_gives_the_manifest_of_folder_and_zip(folder: Path) -> None:
     found = bundle.verify(folder)
     assert [file.path for file in found.files] == [
         "README.md",
+        "examples.npz",
         "onnx/config.json",
         "onnx/model.onnx",
         "tflite/model.tflite",
     ]
     digest = hashlib.sha256(MODELS["onnx"]).hexdigest()
-    assert found.files[2] == File(path="onnx/model.onnx", bytes=10, sha256=digest)
+    assert found.files[3] == File(path="onnx/model.onnx", bytes=10, sha256=digest)
     assert bundle.verify(bundle.pack(folder)) == found
+
+
+def test_examples_come_back_in_order(folder: Path) -> None:
+    found = bundle.examples(folder, folder)
+    assert [{name: array.tolist() for name, array in inputs.items()} for inputs in found] == [
+        {"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1]},
+        {"input_ids": [4], "attention_mask": [1]},
+    ]
+
+
+@pytest.mark.parametrize("kind", ["pickle", "bomb", "empty", "garbage", "truncated"])
+def test_examples_of_a_stranger_are_refused(folder: Path, kind: str) -> None:
+    path = folder / "examples.npz"
+    if kind == "pickle":
+        np.savez(path, **{"0.input_ids": np.array([{"a": 1}], dtype=object)}, allow_pickle=True)
+    elif kind == "bomb":
+        np.savez_compressed(path, **{"0.input_ids": np.zeros(10_000_000, dtype=np.int64)})
+    elif kind == "empty":
+        np.savez(path)
+    elif kind == "garbage":
+        path.write_bytes(b"not a zip")
+    else:
+        path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match=r"examples\.npz"):
+        bundle.examples(folder, folder)
 
 
 def test_equal_inputs_give_equal_bytes(folder: Path, tmp_path: Path) -> None:
@@ -178,8 +212,8 @@ def test_manifest_with_a_key_twice(folder: Path) -> None:
 
 
 def test_unknown_version(folder: Path) -> None:
-    edit(folder, lambda data: data.update(version=2))
-    refused(folder, "format 2", "reads format 1")
+    edit(folder, lambda data: data.update(version=1))
+    refused(folder, "format 1", "reads format 2")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +244,7 @@ def test_truncated_zip(folder: Path) -> None:
     for size in (10, path.stat().st_size // 2, path.stat().st_size - 1):
         cut = path.with_name(f"cut-{size}.zip")
         cut.write_bytes(path.read_bytes()[:size])
-        refused(cut, "whole zip")
+        refused(cut, "whole", "copy it again")
 
 
 def test_zip_with_a_flipped_bit(folder: Path) -> None:
@@ -265,7 +299,7 @@ def test_zip_bomb(folder: Path, tmp_path: Path) -> None:
 
 def test_zip_that_would_fill_the_disk(folder: Path, tmp_path: Path) -> None:
     edit(folder, lambda data: data["files"][0].update(bytes=10**18))
-    refused(rezip(folder, tmp_path / "huge.zip", lambda archive: None), "1000000000000000", "has free")
+    refused(rezip(folder, tmp_path / "huge.zip", lambda archive: None), "unpacks to 100000000000000", "has free")
 
 
 def test_compressed_zip_of_the_folder_is_read(folder: Path, tmp_path: Path) -> None:

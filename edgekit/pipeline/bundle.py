@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import __version__, infer, progress
-from edgekit.bundle import FOLDER, VERSION, Manifest, ModelFile, write
+from edgekit.bundle import FOLDER, VERSION, Manifest, ModelFile, write, write_examples
 from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job, Made, card
 from edgekit.records import Budget, Comparison, Facts, Format
@@ -37,6 +37,9 @@ def run(step: None, job: Job) -> Facts:
     config = _copy_processor(job, folder / encoder)
     (folder / "labels.json").write_text(json.dumps(job.data.labels, ensure_ascii=False) + "\n", encoding="utf-8")
     kotlin = _copy_samples(folder, folder / encoder)
+    count = 4 if job.data.kind == "image-classification" else 8  # an image has 0.6 MB
+    features = job.data.features("dev", job.parents["model"].folder, limit=count)[:count]
+    write_examples(folder, [feature.inputs for feature in features])
     manifest = Manifest(
         version=VERSION, edgekit=__version__, name=job.recipe.name, task=job.recipe.task, kind=job.data.kind,
         labels=job.data.labels, target=job.target, max_length=min(job.recipe.max_length, job.target.lengths[-1]),

@@ -30,8 +30,11 @@ def test_holds_what_an_app_needs_once(prepared: Job, tmp_path: Path) -> None:
     facts = stage.run(None, into(prepared, tmp_path / "out"))
     folder = tmp_path / "out" / "bundle"
     manifest = reader.verify(folder)
+    assert [sorted(inputs) for inputs in reader.examples(folder, folder)] == [
+        ["attention_mask", "input_ids", "token_type_ids"]
+    ] * 2
     assert [file.path for file in manifest.files] == [
-        "README.md", "labels.json", "onnx/config.json", "onnx/model.onnx", "onnx/tokenizer.json",
+        "README.md", "examples.npz", "labels.json", "onnx/config.json", "onnx/model.onnx", "onnx/tokenizer.json",
         "onnx/tokenizer_config.json", "samples/kotlin/Model.kt", "samples/kotlin/Text.kt",
         "samples/kotlin/WordPiece.kt", "samples/python/run.py",
     ]  # fmt: skip
