@@ -132,7 +132,7 @@ def _tflite(path: Path, threads: int) -> Session:
         length = next(length for length in by_length if length >= given)
         rows = [by_length[length](**_row(feeds, i, length)) for i in range(len(next(iter(feeds.values()))))]
         found = {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-        return {name: a[:, :given] if _per_token(name, a.ndim) else a for name, a in found.items()}
+        return {name: a[:, :given] if per_token(name, a.ndim) else a for name, a in found.items()}
 
     greatest = by_length[longest]
     return Session(path, tensors(greatest.get_input_details()), tensors(greatest.get_output_details()), run)
@@ -151,7 +151,7 @@ def _row(feeds: Arrays, row: int, length: int) -> dict[str, np.ndarray]:
     }
 
 
-def _per_token(name: str, rank: int) -> bool:
+def per_token(name: str, rank: int) -> bool:
     """Whether an output of this rank, batch dimension included, has an entry for each token on axis 1."""
     return name in ("start_logits", "end_logits", "last_hidden_state") or (name == "logits" and rank == 3)
 
@@ -170,7 +170,7 @@ def predictor(run: Callable[[Arrays], Arrays], kind: Kind, pad_id: int = 0, batc
             outputs = run(pad([features[i] for i in part], pad_id))
             for row, i in enumerate(part):
                 found[i] = {
-                    name: outputs[name][row, : sizes[i]] if _per_token(name, outputs[name].ndim) else outputs[name][row]
+                    name: outputs[name][row, : sizes[i]] if per_token(name, outputs[name].ndim) else outputs[name][row]
                     for name in OUTPUTS[kind]
                 }
         return found
