@@ -3,10 +3,7 @@
  * They changed under the same names: since June 2026 a model is made in an environment. Which kind a library has is
  * asked of the function itself, see takes_environment(); a library that answers otherwise is refused. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
-#include <elf.h>
 #include <fcntl.h>
-#include <link.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,13 +94,6 @@ static const struct {
     {"LiteRtRunCompiledModel", (void **)&api.run},
 };
 
-/* The library does not tell its version; the linker's build-id does. A test keeps this in step with libraries.toml. */
-static const struct {
-    const char *build_id, *version;
-} KNOWN[] = {
-#include "litert_versions.h"
-};
-
 static void *compiled;
 static size_t signature_index;
 static struct tensors in, out; /* name, type and shape of each; data unused */
@@ -125,35 +115,9 @@ static int takes_environment(void) {
     return status == INVALID_ARGUMENT;
 }
 
-/* The library's build-id in hex, from the notes behind its ELF header in memory; "" where it has none. */
-static void read_build_id(const void *inside, char *hex, size_t size) {
-    Dl_info info;
-    if (!dladdr(inside, &info)) return;
-    const char *base = info.dli_fbase;
-    const ElfW(Ehdr) *head = info.dli_fbase;
-    const ElfW(Phdr) *parts = (const void *)(base + head->e_phoff);
-    for (int i = 0; i < head->e_phnum; i++) {
-        if (parts[i].p_type != PT_NOTE) continue;
-        const char *at = base + parts[i].p_vaddr, *end = at + parts[i].p_memsz;
-        while (at + sizeof(ElfW(Nhdr)) <= end) {
-            const ElfW(Nhdr) *note = (const void *)at;
-            const char *name = at + sizeof *note;
-            const unsigned char *id = (const unsigned char *)name + ((note->n_namesz + 3) & ~3u);
-            if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && !memcmp(name, "GNU", 4))
-                for (uint32_t b = 0; b < note->n_descsz && 2 * b + 3 <= size; b++) sprintf(hex + 2 * b, "%02x", id[b]);
-            at = (const char *)id + ((note->n_descsz + 3) & ~3u);
-        }
-    }
-}
-
-static void litert_open(void *library, char *version, size_t size) {
-    char hex[80] = "";
+static void litert_open(void *library) {
     for (size_t i = 0; i < sizeof FUNCTIONS / sizeof *FUNCTIONS; i++)
         *FUNCTIONS[i].at = symbol(library, FUNCTIONS[i].name);
-    read_build_id(api.create_model, hex, sizeof hex);
-    snprintf(version, size, "unknown (build %.12s)", hex[0] ? hex : "not told");
-    for (size_t i = 0; i < sizeof KNOWN / sizeof *KNOWN; i++)
-        if (!strcmp(hex, KNOWN[i].build_id)) snprintf(version, size, "%s", KNOWN[i].version);
 }
 
 static struct tensor *describe(struct tensors *all, size_t i, const char *name, void *tensor, struct tensor_type *type) {
@@ -283,4 +247,28 @@ static void litert_fetch(struct tensors *found) {
     }
 }
 
-const struct runtime LITERT = {"litert", litert_open, litert_load, litert_feed, litert_run, litert_fetch};
+/* The library does not tell its version. The build wrote down the size and CRC of the ones that it put into the kit. */
+static const char *litert_version(const char *path) {
+    static const struct {
+        unsigned long long bytes;
+        uint32_t crc;
+        const char *version;
+    } known[] = {
+#include "libraries.h"
+        {0, 0, NULL}};
+    static unsigned char chunk[65536];
+    unsigned long long bytes = 0;
+    uint32_t table[256], crc = ~0u;
+    for (uint32_t i = 0; i < 256; i++) {
+        table[i] = i;
+        for (int bit = 0; bit < 8; bit++) table[i] = table[i] & 1 ? table[i] >> 1 ^ 0xedb88320u : table[i] >> 1;
+    }
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    for (ssize_t got; file >= 0 && (got = read(file, chunk, sizeof chunk)) > 0; bytes += (unsigned long long)got)
+        for (ssize_t i = 0; i < got; i++) crc = crc >> 8 ^ table[(crc ^ chunk[i]) & 0xff];
+    for (int i = 0; known[i].version; i++)
+        if (known[i].bytes == bytes && known[i].crc == ~crc) return known[i].version;
+    return "unknown";
+}
+
+const struct runtime LITERT = {"litert", litert_open, litert_version, litert_load, litert_feed, litert_run, litert_fetch};

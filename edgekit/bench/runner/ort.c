@@ -41,6 +41,7 @@ struct api_base {
     const char *(*version)(void);
 };
 
+static const struct api_base *base;
 static void **api;
 static void *session, *memory;
 static size_t inputs, outputs;
@@ -53,13 +54,17 @@ static void check(const char *phase, const char *what, Status status) {
     if (status) fail(phase, "ONNX Runtime: %s: %s", what, ((const char *(*)(Status))api[GET_ERROR_MESSAGE])(status));
 }
 
-static void ort_open(void *library, char *version, size_t size) {
+static void ort_open(void *library) {
     const struct api_base *(*get_base)(void);
     *(void **)&get_base = symbol(library, "OrtGetApiBase");
-    const struct api_base *base = get_base();
+    base = get_base();
     api = base ? base->get_api(1) : NULL;
     if (!api) fail("library", "the library does not serve version 1 of ONNX Runtime's C API");
-    snprintf(version, size, "%s", base->version());
+}
+
+static const char *ort_version(const char *path) {
+    (void)path;
+    return base->version();
 }
 
 static void ort_load(const char *model, const char *signature, int threads) {
@@ -136,4 +141,4 @@ static void ort_fetch(struct tensors *found) {
     }
 }
 
-const struct runtime ORT = {"onnxruntime", ort_open, ort_load, ort_feed, ort_run, ort_fetch};
+const struct runtime ORT = {"onnxruntime", ort_open, ort_version, ort_load, ort_feed, ort_run, ort_fetch};

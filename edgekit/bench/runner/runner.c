@@ -43,7 +43,6 @@ static struct {
 
 static int document;                   /* the real stdout; what libraries print there goes to stderr */
 static const char *doing = "start";    /* what a crash is reported as */
-static char version[128] = "unknown";
 
 /* ---- errors ---- */
 
@@ -308,14 +307,15 @@ static void write_example(const struct tensors *example) {
 
 struct samples {
     long count;
-    int64_t *wall, *cpu; /* ns; room for MOST_SAMPLES, of which the system gives what is touched */
+    int64_t *wall, *cpu; /* ns */
 };
 
-static struct samples room_for_samples(long expected) {
-    struct samples samples = {0, malloc(MOST_SAMPLES * sizeof(int64_t)), malloc(MOST_SAMPLES * sizeof(int64_t))};
-    if (!samples.wall || !samples.cpu) fail("memory", "no room for %d samples", MOST_SAMPLES);
-    memset(samples.wall, 0, (size_t)expected * sizeof *samples.wall); /* touched now, not while measuring */
-    memset(samples.cpu, 0, (size_t)expected * sizeof *samples.cpu);
+static struct samples room_for_samples(long least, double seconds) {
+    size_t room = (size_t)(seconds ? MOST_SAMPLES : least) * sizeof(int64_t); /* the system gives what is touched */
+    struct samples samples = {0, malloc(room), malloc(room)};
+    if (!samples.wall || !samples.cpu) fail("memory", "no %zu bytes for samples", room);
+    memset(samples.wall, 0, (size_t)least * sizeof *samples.wall); /* touched now, not while measuring */
+    memset(samples.cpu, 0, (size_t)least * sizeof *samples.cpu);
     return samples;
 }
 
@@ -373,7 +373,7 @@ int main(int count, char **words) {
     int64_t begin = now(CLOCK_MONOTONIC);
     void *library = dlopen(options.library, RTLD_NOW | RTLD_LOCAL);
     if (!library) fail("library", "%s", dlerror());
-    runtime->open(library, version, sizeof version);
+    runtime->open(library);
     int64_t open_ns = now(CLOCK_MONOTONIC) - begin;
     read_memory(LIBRARY);
 
@@ -419,14 +419,14 @@ int main(int count, char **words) {
 
     struct samples warmup = {0}, samples = {0};
     if (options.warmup_n || options.warmup_s) {
-        warmup = room_for_samples(options.warmup_n);
+        warmup = room_for_samples(options.warmup_n, options.warmup_s);
         repeat(runtime, &warmup, options.warmup_n, options.warmup_s);
     }
     read_memory(WARM);
     struct rusage before = {0}, after = {0};
     int64_t began = 0, ended = 0;
     if (options.repeat_n || options.repeat_s) {
-        samples = room_for_samples(options.repeat_n);
+        samples = room_for_samples(options.repeat_n, options.repeat_s);
         getrusage(RUSAGE_SELF, &before);
         began = now(CLOCK_REALTIME);
         repeat(runtime, &samples, options.repeat_n, options.repeat_s);
@@ -440,7 +440,7 @@ int main(int count, char **words) {
     if (!to) fail("outputs", "stdout: %m");
     fprintf(to, "{\"edgekit_runner\": 1, \"runner\": \"native\", \"format\": \"%s\", \"runtime\": \"%s\", \"library_version\": ",
             options.format, runtime->name);
-    print_string(to, version);
+    print_string(to, runtime->version(options.library));
     fprintf(to, ", \"threads\": %ld, \"cpus\": ", options.threads);
     if (options.cpus) fprintf(to, "[%s]", options.cpus);
     else fprintf(to, "null");

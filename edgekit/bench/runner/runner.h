@@ -32,7 +32,8 @@ struct tensors {
 /* A runtime: one model in one process. Each function ends the process through fail() where it cannot go on. */
 struct runtime {
     const char *name;
-    void (*open)(void *library, char *version, size_t size); /* finds the functions; writes the library's version */
+    void (*open)(void *library);              /* finds the functions */
+    const char *(*version)(const char *path); /* of the library; may read it, so it is asked last */
     void (*load)(const char *model, const char *signature, int threads);
     void (*feed)(const struct tensors *inputs); /* takes one example; the tensors stay alive until the next one */
     void (*run)(void);                          /* what is timed */
