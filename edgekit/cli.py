@@ -5,6 +5,7 @@ Heavy modules are imported inside the commands, so that `edgekit --help` answers
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -17,7 +18,26 @@ from edgekit import __version__
 from edgekit.errors import EdgekitError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+_DEVICE = "A name of `edgekit devices`, adb:SERIAL, ssh:HOST, or a TOML file; repeatable.  [default: host]"
 _STOPPED = "edgekit: stopped; run the same command again to go on"
+
+
+class _Quantity(click.ParamType[float]):
+    """A number with a unit, `30MB` or `10m`, in the base unit."""
+
+    def __init__(self, name: str, units: dict[str, float]) -> None:
+        self.name = name
+        self.units = units
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", str(value))
+        if not match or match[2] not in self.units or not float(match[1]):
+            self.fail(f"{value!r} is no {self.name}; write a number and one of {', '.join(filter(None, self.units))}")
+        return float(match[1]) * self.units[match[2]]
+
+
+_SIZE = _Quantity("size", {"MB": 1e6, "MiB": 2**20, "GB": 1e9, "GiB": 2**30, "kB": 1e3, "B": 1})
+_DURATION = _Quantity("time", {"s": 1, "m": 60, "h": 3600})
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,6 +119,131 @@ def inspect(model: str, length: int, as_json: bool) -> None:
 
     found = inspector.inspect(model, length)
     _print(found.model_dump(mode="json") if as_json else inspector.lines(found))
+
+
+@cli.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--device", "devices", multiple=True, metavar="NAME", help=_DEVICE)
+@click.option("--format", "format", type=click.Choice(["onnx", "tflite"]), help="Which of the bundle's models.")
+@click.option("--length", "lengths", multiple=True, type=click.IntRange(1), help="Tokens; repeatable.  [default: all]")
+@click.option("--seconds", type=click.FloatRange(0, 3600), default=5, show_default=True, help="To time each length.")
+@click.option("--score", is_flag=True, help="Score the whole evaluation set of the bundle's recipe on the device.")
+@click.option(
+    "--base",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="Where paths in the recipe's data start, for --score.",
+)
+@click.option("--energy", is_flag=True, help="Joules per inference, in windows of a minute; takes 7 minutes.")
+@click.option("--sustained", type=_DURATION, metavar="TIME", help="Work so long without a pause: 10m, 90s.")
+@click.option("--memory-limit", type=_SIZE, metavar="SIZE", help="Run once more under this real limit: 30MB, 200MB.")
+@click.option("--runner", type=click.Choice(["native", "python"]), help="What runs the model.  [default: the record's]")
+@click.option("--adb", type=click.Path(path_type=Path, dir_okay=False), help="The adb program to use.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="A folder for the results, one JSON file a device.",
+)  # fmt: skip
+@_JSON
+def bench(
+    bundle: Path | None, devices: tuple[str, ...], out: Path, as_json: bool, sustained: float | None,
+    memory_limit: float | None, **wanted: Any,
+) -> None:  # fmt: skip
+    """Deploy BUNDLE (by default the only one in bundles/) to devices, check that it computes the right thing there,
+    and measure latency and memory.
+    """
+    from edgekit import devices as records
+    from edgekit import tables
+    from edgekit.bench import bench as benches
+    from edgekit.bench.measure import Wanted
+
+    limit = None if memory_limit is None else int(memory_limit)
+    asked = Wanted(**wanted, sustained_s=sustained, memory_limit=limit)
+    benched = benches.bench(bundle, [records.find(name) for name in devices or ("host",)], asked, out)
+    _print(benched.model_dump(mode="json") if as_json else tables.bench(benched, out))
+    sys.exit(benches.exit_code(benched))
+
+
+@cli.group(invoke_without_command=True)
+@_JSON
+@click.pass_context
+def devices(context: click.Context, as_json: bool) -> None:
+    """Every known device, its state, and what is missing to use it."""
+    if context.invoked_subcommand:
+        return
+    from edgekit import tables
+    from edgekit.bench import doctor
+
+    states = doctor.states()
+    _print([state.model_dump(mode="json") for state in states] if as_json else tables.devices(states))
+
+
+@devices.command("doctor")
+@click.argument("name")
+@_JSON
+def devices_doctor(name: str, as_json: bool) -> None:
+    """Look at all that a measurement on device NAME rests on, each with a verdict and a remedy."""
+    from edgekit import devices as records
+    from edgekit import tables
+    from edgekit.bench import doctor
+
+    found = doctor.doctor(records.find(name, "doctor"))
+    _print(found.model_dump(mode="json") if as_json else tables.doctor(found))
+    sys.exit(0 if found.good else 4)
+
+
+@devices.command("calibrate")
+@click.argument("name")
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--pairs", type=click.IntRange(3, 100), default=7, show_default=True, help="A/A pairs of processes.")
+@_JSON
+def devices_calibrate(name: str, bundle: Path | None, pairs: int, as_json: bool) -> None:
+    """Measure the same bundle again and again on device NAME: its own noise, and the least change it can resolve."""
+    from edgekit import devices as records
+    from edgekit import tables
+    from edgekit.bench import calibrate
+
+    found = calibrate.calibrate(records.find(name, "calibrate"), bundle, pairs)
+    _print(found.model_dump(mode="json") if as_json else tables.calibration(found, calibrate.path(name)))
+
+
+@devices.command("clean")
+@click.argument("name")
+def devices_clean(name: str) -> None:
+    """Remove what edgekit keeps on device NAME between measurements: uploaded models and libraries."""
+    from edgekit import devices as records
+    from edgekit.bench import deploy, measure
+
+    link, workdir = measure.connect(records.find(name, "clean"))
+    with link as transport:
+        deploy.clean(transport, workdir)
+    _print(f"{name}: {workdir} is gone")
+
+
+@cli.group()
+def runner() -> None:
+    """The small program that runs models on devices."""
+
+
+@runner.command("build")
+@click.option("--target", required=True, type=click.Choice(["linux-arm64", "linux-armv7", "linux-x86_64", "android"]))
+@click.option("--ndk", type=click.Path(path_type=Path), help="Android's NDK, to compile for Android.")
+@click.option(
+    "--sysroot", type=click.Path(path_type=Path), help="An arm64 glibc to take along to Android, without NDK."
+)
+@click.option(
+    "--runtime-lib", "libraries", multiple=True, type=click.Path(path_type=Path),
+    help="Your own libonnxruntime or LiteRT library; repeatable.",
+)  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path), help="A folder to put it in.  [default: edgekit's cache]")
+@_JSON
+def runner_build(
+    target: str, ndk: Path | None, sysroot: Path | None, libraries: tuple[Path, ...], out: Path | None, as_json: bool
+) -> None:
+    """Compile the runner for a kind of device and put the runtimes' libraries beside it."""
+    from edgekit.bench.runner import build as builder
+
+    folder = builder.build(target, out, ndk, libraries, sysroot)
+    _print(builder.read(folder).model_dump(mode="json") if as_json else builder.describe(folder))
 
 
 @cli.command()

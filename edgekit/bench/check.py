@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekit import bundle, infer
 from edgekit.bundle import Manifest, ModelFile
-from edgekit.errors import DeviceError
+from edgekit.errors import DeviceError, InputError
 from edgekit.records import Format
 from edgekit.results import OutputCheck
 from edgekit.tasks import OUTPUTS, Arrays
@@ -35,6 +35,8 @@ class Subject:
     folder: Path
     manifest: Manifest
     model: ModelFile
+    lengths: tuple[int | None, ...]
+    """In tokens, those that are asked for; one `None` for images."""
     examples: Sequence[Arrays]
 
     @property
@@ -46,11 +48,6 @@ class Subject:
     def sha256(self) -> str:
         """Of the model file, from the verified manifest."""
         return next(file.sha256 for file in self.manifest.files if file.path == self.model.path)
-
-    @property
-    def lengths(self) -> tuple[int | None, ...]:
-        """The model's lengths in tokens; one `None` for images."""
-        return self.model.lengths or (None,)
 
     def signature(self, length: int | None) -> str | None:
         """The TFLite signature for inputs of this length; `None`: the file's only one, or ONNX."""
@@ -77,9 +74,22 @@ class Subject:
         return self.feed({name: np.resize(array, length) for name, array in longest.items()}, length)
 
 
-def subject(path: Path, folder: Path, manifest: Manifest, format: Format | None) -> Subject:
-    """The bundle's model in `format`, by default the target's first."""
-    return Subject(path, folder, manifest, manifest.model(format), bundle.examples(folder, path))
+def subject(
+    path: Path, folder: Path, manifest: Manifest, format: Format | None = None, lengths: Sequence[int] = ()
+) -> Subject:
+    """The bundle's model in `format`, by default the target's first, at `lengths`, by default all that it was built
+    for. Raises `InputError` for a length that the model does not have."""
+    model = manifest.model(format)
+    if lengths and not model.lengths:
+        raise InputError(f"--length: {path} takes images, which have no length in tokens")
+    for length in lengths:
+        if model.format == "tflite" and length not in model.lengths:
+            there = ", ".join(map(str, model.lengths))
+            raise InputError(f"--length {length}: {path} has one TFLite signature each for {there}")
+        if length > max(model.lengths):
+            raise InputError(f"--length {length}: {path} was built for at most {max(model.lengths)} tokens")
+    asked = tuple(sorted(set(lengths))) or model.lengths or (None,)
+    return Subject(path, folder, manifest, model, asked, bundle.examples(folder, path))
 
 
 def reference(subject: Subject, threads: int) -> dict[int | None, list[Arrays]]:
@@ -126,13 +136,17 @@ def compare(
 
 
 def _valid(name: str, outputs: Arrays, inputs: Arrays, length: int | None) -> np.ndarray:
-    """One example's output without the batch dimension and without what belongs to padding."""
+    """One example's output in float64, without the batch dimension and without what belongs to padding."""
     if name not in outputs:
         raise DeviceError(f"the device gave no output {name}; it gave {', '.join(outputs)}")
     array = np.asarray(outputs[name], dtype=np.float64)
-    tokens = len(inputs["attention_mask"][:length]) if length is not None and "attention_mask" in inputs else None
-    per_token = infer.per_token(name, array.ndim)
-    return array[0, :tokens] if per_token else array[0]
+    tokens = next((len(given[:length]) for given in inputs.values() if given.ndim == 1), None)
+    return array[0, :tokens] if infer.per_token(name, array.ndim) else array[0]
+
+
+def unpadded(subject: Subject, outputs: Arrays, inputs: Arrays, length: int | None) -> dict[str, np.ndarray]:
+    """The task's outputs of one example as `edgekit.tasks.Predict` gives them."""
+    return {name: _valid(name, outputs, inputs, length) for name in OUTPUTS[subject.manifest.kind]}
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:

@@ -1,0 +1,94 @@
+"""`edgekit bench`: one bundle on several devices at once; one device that fails never spoils the others."""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from edgekit import bundle, progress
+from edgekit.bench import check, evaluation, transports
+from edgekit.bench.measure import Wanted, measure
+from edgekit.errors import EdgekitError, InputError
+from edgekit.records import Device
+from edgekit.results import Benched, Failure, RunResult
+
+
+def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Path) -> Benched:
+    """Measure the bundle at `path` (`None`: the only one in `bundles/`) on each device.
+
+    Each device's `RunResult` is written to `out`/BUNDLE-DEVICE-FORMAT.json when that device is done. Raises
+    `InputError` for a bundle, format or length that is not there, before any device is touched.
+    """
+    names = [device.name for device in devices]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"--device {twice}: is given twice; a device can do one measurement at a time")
+    with bundle.opened(path or only_bundle(Path("bundles"))) as (folder, manifest):
+        subject = check.subject(path or folder, folder, manifest, wanted.format, wanted.lengths)
+        _writable(out)
+        expected = check.reference(subject, threads=1)
+        scored = evaluation.read(subject, wanted.base) if wanted.score else None
+
+        def one(device: Device) -> RunResult | Failure:
+            try:
+                result = measure(device, subject, expected, scored, wanted)
+                _write(result, out)
+                return result
+            except EdgekitError as error:
+                progress.say(f"{device.name}: failed: {error}")
+                return Failure(device=device.name, message=str(error), exit_code=error.exit_code)
+
+        with ThreadPoolExecutor(len(devices)) as pool:
+            futures = [pool.submit(one, device) for device in sorted(devices, key=lambda device: device.name)]
+            try:
+                done = [future.result() for future in futures]
+            except KeyboardInterrupt:
+                transports.stop_all()  # what runs on the devices ends by itself, and takes its folder along
+                raise
+    return Benched(
+        results=tuple(one for one in done if isinstance(one, RunResult)),
+        failures=tuple(one for one in done if isinstance(one, Failure)),
+    )
+
+
+def exit_code(benched: Benched) -> int:
+    """3 where a result is wrong or a required budget broken, else 4 or 2 as the first failure says, else 0."""
+    broken = any(
+        check.kept is False and check.budget.required for result in benched.results for check in result.budgets
+    ) or any(result.memory and result.memory.limit and not result.memory.limit.survived for result in benched.results)
+    codes = [failure.exit_code for failure in benched.failures]
+    return 3 if broken or 3 in codes else max(codes, default=0)
+
+
+def only_bundle(folder: Path) -> Path:
+    """The bundle that is meant where none is named."""
+    found = sorted(path.parent for path in folder.glob("*/manifest.json"))
+    if len(found) != 1:
+        there = f"{folder}/ has {', '.join(path.name for path in found)}" if found else f"{folder}/ has none"
+        raise InputError(f"which bundle? {there}; name one, or make one with `edgekit build`")
+    return found[0]
+
+
+def file_name(result: RunResult) -> str:
+    """What a result's file is called; whatever a device's name holds, it stays one plain name."""
+    plain = [re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.") for part in (result.bundle, result.device)]
+    return f"{'-'.join(plain)}-{result.workload.format}.json"
+
+
+def _writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {out}: results cannot be written there: {error.strerror}") from None
+
+
+def _write(result: RunResult, out: Path) -> None:
+    path = out / file_name(result)
+    unfinished = path.with_name(path.name + ".part")
+    try:
+        unfinished.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: the result cannot be written: {error.strerror}; it is lost") from None

@@ -1,0 +1,89 @@
+"""Calibrate: how much a device's figures differ when nothing differs.
+
+The same model runs in pairs of fresh processes, A B B A, and the noise is the spread of the pairs' log-ratios of
+medians. A gate that is asked to see less than `smallest_effect` on this device would be guessing.
+
+    medians 10.0 10.2 | 10.1 10.0 | ...   ->   ln(10.2/10.0), ln(10.1/10.0), ...   ->   noise = their deviation
+"""
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median, stdev
+
+from edgekit import bundle, progress
+from edgekit.bench import check, conditions, deploy, measure
+from edgekit.bench.bench import only_bundle
+from edgekit.errors import InputError
+from edgekit.records import Device
+from edgekit.results import Calibration
+
+_BLOCK_S = 2.0
+_T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179, 15: 2.131}
+"""The 97.5 % quantiles of Student's t, by degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.2)."""
+
+
+def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibration:
+    """Run A/A pairs of the bundle's model at its longest length, and keep what they show at `path(device.name)`."""
+    chosen = bundle_path or only_bundle(Path("bundles"))
+    link, workdir = measure.connect(device)
+    with (
+        bundle.opened(chosen) as (folder, manifest),
+        link as transport,
+        deploy.opened(transport, workdir) as desk,
+    ):
+        subject = check.subject(chosen, folder, manifest)
+        facts = conditions.facts(transport, desk.folder)
+        placed, _ = measure.place(device, transport, desk, subject, facts, measure.Wanted())
+        length = subject.lengths[-1]
+        inputs = measure.timed(placed, length)
+        load = placed.load(length, 1, _BLOCK_S, warmup_s=0.5, repeats=10)
+        medians: list[float] = []
+        with progress.bar(f"{device.name}: {2 * pairs} processes", 2 * pairs) as done:
+            for i in range(2 * pairs):
+                medians.append(median(placed.run(inputs, load).samples_s))
+                done(i + 1)
+    noise = stdev(log_ratios(medians))
+    found = Calibration(
+        device=device.name, facts=facts, model_sha256=subject.sha256, format=subject.model.format, length=length,
+        pairs=pairs, medians_s=tuple(medians), noise=noise, smallest_effect=smallest_effect(noise, pairs),
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    _keep(found, path(device.name))
+    return found
+
+
+def log_ratios(medians: Sequence[float]) -> list[float]:
+    """ln(B/A) of each pair, where every second pair ran B first: A B, B A, A B, ...
+
+    >>> [round(r, 3) for r in log_ratios([1.0, 1.1, 1.1, 1.0])]
+    [0.095, 0.095]
+    """
+    pairs = zip(medians[::2], medians[1::2], strict=True)
+    return [math.log(second / first) * (-1) ** i for i, (first, second) in enumerate(pairs)]
+
+
+def smallest_effect(noise: float, pairs: int) -> float:
+    """The relative change whose 95 % t interval over `pairs` pairs just excludes no change: exp(t s / sqrt(n)) - 1."""
+    degrees = max(known for known in _T if known <= max(pairs - 1, 2)) if pairs < 30 else None
+    t = 1.96 if degrees is None else _T[degrees]
+    return math.expm1(t * noise / math.sqrt(pairs))
+
+
+def path(name: str) -> Path:
+    """Where a device's calibration is kept: `$XDG_DATA_HOME/edgekit/calibration/NAME.json`."""
+    home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return home / "edgekit" / "calibration" / (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") + ".json")
+
+
+def _keep(found: Calibration, where: Path) -> None:
+    unfinished = where.with_name(where.name + ".part")
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(where)
+    except OSError as error:
+        raise InputError(f"{where}: the calibration cannot be written: {error.strerror}") from None

@@ -1,0 +1,55 @@
+"""The task's whole evaluation set, to be scored on a device: read again from where the recipe says it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit import plugins, progress
+from edgekit.bench.check import Subject
+from edgekit.bench.figures import score_interval
+from edgekit.errors import InputError
+from edgekit.records import Score, Use, parse
+from edgekit.results import Interval
+from edgekit.tasks import Arrays, Feature
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The dev split, encoded for one bundle. `features` are unpadded, in the corpus's order."""
+
+    task: Any
+    params: Any
+    labels: tuple[str, ...]
+    examples: Sequence[Any]
+    features: Sequence[Feature]
+
+    def score(self, outputs: Sequence[Arrays]) -> tuple[Score, Interval]:
+        """The score of unpadded `outputs`, one a feature, and its 95 % interval by bootstrap over examples."""
+
+        def one(examples: Sequence[Any], features: Sequence[Feature], outputs: Sequence[Arrays]) -> Score:
+            return self.task.score(self.params, examples, self.labels, features, outputs)
+
+        score = one(self.examples, self.features, outputs)
+        with progress.bar("the score's interval"):
+            interval = score_interval(lambda *of: one(*of).value, self.examples, self.features, outputs)
+        return score, interval
+
+
+def read(subject: Subject, base: Path) -> Evaluation:
+    """The evaluation set of the recipe that built the bundle; its relative paths start at `base`.
+
+    Raises `InputError` where the data is not there (any more), or gives no rows.
+    """
+    manifest = subject.manifest
+    where = f"{subject.path}: manifest.json"
+    task, params = plugins.use("tasks", manifest.task, where)
+    corpus, corpus_params = plugins.use("corpora", parse(Use, manifest.recipe.get("data"), f"{where}: recipe"), where)
+    with progress.bar("read evaluation data"):
+        rows = corpus.rows(corpus_params, "dev", base)
+        examples = task.examples(params, rows, manifest.labels, training=False)
+        if not examples:
+            raise InputError(f"{subject.path}: the recipe's data has no dev rows here; there is nothing to score")
+        encoder = task.encoder(params, subject.folder / manifest.encoder, manifest.max_length)
+        features = task.features(params, examples, manifest.labels, encoder)
+    return Evaluation(task, params, manifest.labels, examples, features)

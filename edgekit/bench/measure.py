@@ -1,0 +1,337 @@
+"""Measure one model on one device: outputs first, then latency, memory and energy, each in a pass of its own, because
+each disturbs the others. Every run of the model is a fresh process on the device."""
+
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgekit import __version__, plugins, progress
+from edgekit.bench import check, conditions, deploy, energy, figures
+from edgekit.bench import memory as memories
+from edgekit.bench.check import Subject
+from edgekit.bench.evaluation import Evaluation
+from edgekit.bench.runner import Load, Run, argv, build, parse, read_tensors, write_tensors
+from edgekit.bench.transports import Transport
+from edgekit.errors import DeviceError, InputError, NotGoodEnough
+from edgekit.records import Budget, Device, Format, Use
+from edgekit.results import BudgetCheck, DeviceFacts, Latency, Memory, OutputCheck, RunResult, Workload
+from edgekit.tasks import Arrays
+
+_RUNNER = Path(__file__).parent / "runner"
+_WARMUP_S = 1.0
+_LEAST_REPEATS = 20
+_MEMORY_REPEATS = 10
+_MOST_S_A_RUN = 10.0
+"""Deadlines leave this much time for one inference: a small model on a board that is emulated in software."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of every device. Each pass beyond outputs, latency and memory is asked for by name."""
+
+    format: Format | None = None
+    """`None`: the target's first."""
+    lengths: tuple[int, ...] = ()
+    """In tokens; none: all that the bundle was built for."""
+    seconds: float = 5.0
+    """How long each length is timed, at least."""
+    score: bool = False
+    base: Path = Path()
+    """Where relative paths in the recipe's data start."""
+    energy: bool = False
+    sustained_s: float | None = None
+    memory_limit: int | None = None
+    runner: Literal["native", "python"] | None = None
+    """`None`: as the device's record says."""
+    adb: Path | None = None
+    """The adb program; `None`: looked for."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A model and its runner in the work folder of one device, ready to be run."""
+
+    transport: Transport
+    desk: deploy.Place
+    subject: Subject
+    start: tuple[str, ...]
+    library: str | None
+    model: str
+    threads: int
+    cpus: tuple[int, ...] | None
+
+    def argv(self, inputs: str, outputs: str | None, load: Load, model: str | None = None) -> list[str]:
+        """The runner's command line for one process."""
+        return argv(self.start, self.subject.model.format, self.library, model or self.model, inputs, outputs, load)
+
+    def load(self, length: int | None, runs: int, seconds: float = 0, warmup_s: float = 0, repeats: int = 0) -> Load:
+        """What one process does; `runs` is how often it runs the model beside what `seconds` asks for."""
+        return Load(
+            threads=self.threads, cpus=self.cpus, signature=self.subject.signature(length), warmup_s=warmup_s,
+            repeat_s=seconds, repeat_n=repeats,
+            deadline_s=60 + 2 * (seconds + warmup_s) + _MOST_S_A_RUN * min(runs + repeats, 100),
+        )  # fmt: skip
+
+    def run(self, inputs: str, load: Load, outputs: str | None = None, model: str | None = None) -> Run:
+        """One process of the runner, to its end."""
+        done = self.transport.run(self.argv(inputs, outputs, load, model), load.deadline_s + 5)
+        if done.stdout.strip():
+            return parse(done.stdout, self.transport.name)
+        raise DeviceError(f"{self.transport.name}: the runner {_end(done.code)}: {done.last_words()}")
+
+    def answers(self, name: str, feeds: Sequence[Arrays], length: int | None) -> list[dict[str, np.ndarray]]:
+        """The device's outputs for each of `feeds`, in order."""
+        inputs, outputs = f"{self.desk.folder}/{name}.in", f"{self.desk.folder}/{name}.out"
+        self.put_inputs(inputs, feeds)
+        self.run(inputs, self.load(length, runs=len(feeds)), outputs)
+        with tempfile.TemporaryDirectory(prefix="edgekit-outputs-") as temporary:
+            local = Path(temporary, "outputs")
+            self.desk.get(outputs, local)
+            found = read_tensors(local)
+        if len(found) != len(feeds):
+            raise DeviceError(f"{self.transport.name}: answered {len(found)} of {len(feeds)} examples")
+        return found
+
+    def put_inputs(self, remote: str, feeds: Sequence[Arrays]) -> None:
+        """Send an inputs file."""
+        with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
+            local = Path(temporary, "inputs")
+            write_tensors(local, feeds)
+            self.desk.send(local, remote)
+
+
+def connect(device: Device, adb: Path | None = None) -> tuple[AbstractContextManager[Transport], str]:
+    """The device's transport, not yet opened, and its work folder. Raises `InputError` where no link is known."""
+    where = f"device {device.name}"
+    if device.link is None:
+        raise InputError(
+            f"{where}: its record does not say how to reach it; make {device.name}-mine.toml with "
+            f'base = "{device.name}" and link = {{ name = "ssh", host = "..." }} (or adb), and name that file'
+        )
+    chosen = {"adb": str(adb)} if adb and device.link.name == "adb" else {}
+    link = Use.model_validate({**device.link.model_dump(), **chosen})
+    module, params = plugins.use("transports", link, where)
+    return module.connect(params), device.workdir or module.WORKDIR
+
+
+def measure(
+    device: Device,
+    subject: Subject,
+    expected: Mapping[int | None, Sequence[Arrays]],
+    scored: Evaluation | None,
+    wanted: Wanted,
+) -> RunResult:
+    """Everything that is `wanted` of one device. Raises `DeviceError` for a device or link that fails or is not in the
+    condition that its record demands, and `NotGoodEnough` where it computes something else than this host."""
+    began, clock = datetime.now(UTC), time.monotonic()
+    link, workdir = connect(device, wanted.adb)
+    with link as transport, deploy.opened(transport, workdir) as desk:
+        facts = conditions.facts(transport, desk.folder)
+        _say(device, "uploading")
+        placed, unverified = place(device, transport, desk, subject, facts, wanted)
+        _say(device, "checking outputs")
+        checks = _check(device, placed, expected)
+        before = conditions.wait_until_ready(device, transport, clock)
+        with conditions.watch(transport, clock) as during:
+            latency = tuple(_latency(device, placed, length, wanted.seconds) for length in subject.lengths)
+            sustained = None
+            if wanted.sustained_s is not None:
+                _say(device, f"working for {wanted.sustained_s:.0f} s without a pause")
+                load = placed.load(subject.lengths[-1], 1, wanted.sustained_s, _WARMUP_S)
+                sustained = figures.sustained(placed.run(timed(placed, subject.lengths[-1]), load))
+        _say(device, "measuring memory")
+        last, memory = _memory(device, placed, wanted)
+        used = _energy(device, placed) if wanted.energy else None
+        score, interval = (None, None) if scored is None else scored.score(_outputs(device, placed, scored))
+        readings = (before, *during, conditions.read(transport, clock))
+    broken = _budgets(device.budgets, subject, latency, memory, used and used.gross_j, score and score.value)
+    return RunResult(
+        edgekit=__version__, bundle=subject.manifest.name, digest=subject.manifest.digest, model=subject.model.path,
+        model_sha256=subject.sha256, size_bytes=subject.file.stat().st_size, device=device.name, facts=facts,
+        runner=last.runner, runtime=f"{last.runtime} {last.library_version}", unverified=unverified,
+        cpus=placed.cpus, checks=checks, latency=latency, memory=memory, energy=used, sustained=sustained,
+        workload=Workload(
+            format=subject.model.format, lengths=tuple(n for n in subject.lengths if n is not None),
+            threads=placed.threads, warmup_s=_WARMUP_S, repeat_s=wanted.seconds,
+        ),
+        score=score, score_interval=interval, budgets=broken, readings=readings,
+        doubts=conditions.doubts(readings, latency, facts, placed.threads, placed.cpus),
+        began=began.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
+    )  # fmt: skip
+
+
+def place(
+    device: Device, transport: Transport, desk: deploy.Place, subject: Subject, facts: DeviceFacts, wanted: Wanted
+) -> tuple[Placed, str | None]:
+    """Put the model and what runs it on the device."""
+    format = subject.model.format
+    files = {f"model.{format}": subject.file, f"empty.{format}": _RUNNER / f"empty.{format}"}
+    runner, unverified = wanted.runner or device.runner, None
+    if runner == "python":
+        files["runner.py"] = _RUNNER / "runner.py"
+        python = sys.executable if device.link and device.link.name == "local" else "python3"
+        start, library = (python, f"{desk.folder}/runner.py"), None
+    else:
+        folder = build.find(_target(device))
+        kit = build.read(folder)
+        if format not in kit.libraries:
+            raise InputError(
+                f"device {device.name}: its runner kit {folder} has no library for {format}; give one: edgekit runner "
+                f"build --target {kit.target} --runtime-lib FILE, or use --runner python"
+            )
+        files |= {file.path: folder / file.path for file in kit.files}
+        start = tuple(word.replace("{dir}", desk.folder) for word in kit.start)
+        library, unverified = f"{desk.folder}/{kit.libraries[format]}", kit.unverified
+    desk.put(files)
+    cpus = conditions.big_cores(facts, device.runtime.threads)
+    model = f"{desk.folder}/model.{format}"
+    return Placed(transport, desk, subject, start, library, model, device.runtime.threads, cpus), unverified
+
+
+def _target(device: Device) -> str:
+    """Which of the runner's targets a device is."""
+    if device.os == "android":
+        return "android"
+    machine = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "AMD64": "x86_64"}
+    abi = machine.get(platform.machine(), platform.machine()) if device.abi == "host" else device.abi
+    names = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7", "x86_64": "linux-x86_64"}
+    if abi not in names or (device.abi == "host" and platform.system() != "Linux"):
+        raise InputError(
+            f"device {device.name}: there is no native runner for {platform.system()} on {abi}; use --runner python"
+        )
+    return names[abi]
+
+
+def _check(device: Device, placed: Placed, expected: Mapping[int | None, Sequence[Arrays]]) -> tuple[OutputCheck, ...]:
+    subject = placed.subject
+    found = {
+        length: placed.answers(f"check-{length}", [subject.feed(e, length) for e in subject.examples], length)
+        for length in subject.lengths
+    }
+    checks = check.compare(subject, expected, found)
+    if wrong := [one for one in checks if not one.passed]:
+        said = "; ".join(
+            f"{one.output}: cosine {one.cosine_min:.4f} at worst, largest difference {one.max_abs_diff:.4g}, "
+            f"{one.flips} of {one.decisions} decisions flipped"
+            for one in wrong
+        )
+        raise NotGoodEnough(
+            f"device {device.name}: {subject.model.path} computes something else there than on this host ({said}); "
+            "nothing was timed. Try another version of the runtime (edgekit runner build --runtime-lib), or --format"
+        )
+    return checks
+
+
+def timed(placed: Placed, length: int | None) -> str:
+    """The inputs file that is timed, on the device."""
+    remote = f"{placed.desk.folder}/timed-{length}.in"
+    placed.put_inputs(remote, [placed.subject.timed(length)])
+    return remote
+
+
+def _latency(device: Device, placed: Placed, length: int | None, seconds: float) -> Latency:
+    _say(device, "timing" if length is None else f"timing {length} tokens")
+    load = placed.load(length, 1, seconds, _WARMUP_S, _LEAST_REPEATS)
+    return figures.latency(placed.run(timed(placed, length), load), length)
+
+
+def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory]:
+    """The longest length's memory, the runtime's floor, on this host a Python process beside, and a limited run."""
+    length = placed.subject.lengths[-1]
+    inputs = timed(placed, length)
+    load = placed.load(length, 1, repeats=_MEMORY_REPEATS)
+    run = placed.run(inputs, load)
+    empty = f"{placed.desk.folder}/empty"
+    placed.put_inputs(f"{empty}.in", [{"x": np.zeros((1, 4), np.float32)}])
+    bare = load.model_copy(update={"signature": None})
+    floor = placed.run(f"{empty}.in", bare, model=f"{empty}.{placed.subject.model.format}")
+    python = None
+    if run.runner == "native" and device.link and device.link.name == "local":
+        placed.desk.put({"runner.py": _RUNNER / "runner.py"})
+        start = (sys.executable, f"{placed.desk.folder}/runner.py")
+        words = argv(start, placed.subject.model.format, None, placed.model, inputs, None, load)
+        done = placed.transport.run(words, load.deadline_s + 5)
+        python = parse(done.stdout, "the Python process beside")
+    memory = memories.memory(run, floor, python)
+    if wanted.memory_limit is not None:
+        words = placed.argv(inputs, None, load)
+        limit = memories.limited(placed.transport, words, wanted.memory_limit, load.deadline_s + 5)
+        memory = memory.model_copy(update={"limit": limit})
+    return run, memory
+
+
+def _energy(device: Device, placed: Placed) -> energy.Energy:
+    _say(device, "measuring energy; this takes minutes")
+    length = placed.subject.lengths[-1]
+    inputs = timed(placed, length)
+
+    def load(seconds: float) -> Run:
+        return placed.run(inputs, placed.load(length, 1, seconds))
+
+    return energy.measure(device.meter, placed.transport, load)
+
+
+def _outputs(device: Device, placed: Placed, scored: Evaluation) -> list[Arrays]:
+    """The device's unpadded outputs for the whole evaluation set, in order."""
+    subject = placed.subject
+    lengths = subject.model.lengths or (None,)
+    by_length: dict[int | None, list[int]] = {}
+    for i, feature in enumerate(scored.features):
+        tokens = len(next(iter(feature.inputs.values())))
+        by_length.setdefault(next((n for n in lengths if n is None or n >= tokens), lengths[-1]), []).append(i)
+    found: list[Arrays] = [{}] * len(scored.features)
+    for length, numbers in by_length.items():
+        _say(device, f"scoring {len(numbers)} examples" + (f" of up to {length} tokens" if length else ""))
+        feeds = [subject.feed(scored.features[i].inputs, length) for i in numbers]
+        for i, outputs in zip(numbers, placed.answers("score", feeds, length), strict=True):
+            found[i] = check.unpadded(subject, outputs, scored.features[i].inputs, length)
+    return found
+
+
+def _budgets(
+    budgets: Sequence[Budget],
+    subject: Subject,
+    latency: Sequence[Latency],
+    memory: Memory,
+    energy_j: float | None,
+    score: float | None,
+) -> tuple[BudgetCheck, ...]:
+    """Each budget against what was measured; latency is the longest length's median."""
+    observed = {
+        "size_bytes": float(subject.file.stat().st_size),
+        "latency_s": latency[-1].p50_s,
+        "peak_rss_bytes": float(memory.peak_rss_bytes),
+        "energy_j": energy_j,
+        "score": score,
+    }
+    checks: list[BudgetCheck] = []
+    for budget in budgets:
+        seen = observed[budget.metric]
+        headroom = None
+        if seen is not None:
+            headroom = seen - budget.limit if budget.metric == "score" else budget.limit - seen
+        kept = None if headroom is None else headroom >= 0
+        checks.append(BudgetCheck(budget=budget, observed=seen, kept=kept, headroom=headroom))
+    return tuple(checks)
+
+
+def _end(code: int) -> str:
+    """How a process that said nothing came to its end."""
+    if code == 137:
+        return "was killed (by the kernel for want of memory, or by somebody)"
+    if code in (126, 127):
+        return f"could not be started (code {code}: wrong ABI, missing loader, or no right to run it)"
+    return f"ended with code {code} and said nothing"
+
+
+def _say(device: Device, what: str) -> None:
+    progress.say(f"{device.name}: {what}")
