@@ -57,3 +57,10 @@ def adbd(tmp_path: Path) -> Iterator[Callable[..., lab.Adbd]]:
                 return phones.enter_context(lab.adbd(tmp_path / "phones", name, **options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Board]:
+    """The ARM64 board, booted once for all tests: leave nothing on it."""
+    with _or_skip(), lab.board(tmp_path_factory.mktemp("lab")) as device:
+        yield device

@@ -1,5 +1,6 @@
 """The lab itself: each device is what it claims to be, before anything is concluded from it."""
 
+import hashlib
 import signal
 import subprocess
 import sys
@@ -12,11 +13,9 @@ import pytest
 pytestmark = pytest.mark.target
 
 
-def call(*argv: object, **options: object) -> "subprocess.CompletedProcess[str]":
-    """Run a client with nothing on its stdin and a limit on its time."""
-    return subprocess.run(
-        [str(a) for a in argv], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=30, **options
-    )  # type: ignore[call-overload]
+def call(*argv: object, input: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run a client with a limit on its time."""
+    return subprocess.run([str(a) for a in argv], capture_output=True, text=True, input=input, timeout=30)
 
 
 def test_ssh_runs_in_a_home_of_its_own(sshd: lab.Sshd) -> None:
@@ -123,6 +122,33 @@ def test_twenty_phones(adb: lab.AdbServer, adbd: Phones) -> None:
     assert list(adb.states().values()) == ["device"] * 20
     serials = [adb("-s", phone.serial, "shell", "getprop ro.serialno").stdout.strip() for phone in phones]
     assert serials == [f"phone{number:02}" for number in range(20)]
+
+
+def test_the_board_is_arm64_without_sftp(board: lab.Board) -> None:
+    done = call("ssh", "-F", board.config, board.host, "uname -m; nproc; pwd; exit 5")
+    assert (done.returncode, done.stdout.split()) == (5, ["aarch64", "2", "/root"])
+    for old in ([], ["-O"]):  # neither SFTP nor scp is there: what is left is `cat`
+        assert call("scp", *old, "-F", board.config, __file__, f"{board.host}:copy").returncode != 0
+    done = call("ssh", "-F", board.config, board.host, "cat >copy; sha256sum copy; rm copy", input="text")
+    assert done.stdout.split()[0] == hashlib.sha256(b"text").hexdigest()
+
+
+def test_the_board_has_room_and_memory_limits(board: lab.Board) -> None:
+    line = "df -k /root | tail -n 1; cat /sys/fs/cgroup/cgroup.subtree_control; date +%Y"
+    room, controllers, year = call("ssh", "-F", board.config, board.host, line).stdout.splitlines()
+    assert int(room.split()[3]) > 60_000
+    assert "memory" in controllers.split()
+    assert int(year) > 2024
+
+
+def test_the_board_by_adb(board: lab.Board, adb: lab.AdbServer, tmp_path: Path) -> None:
+    serial = adb.connect(board)
+    done = adb("-s", serial, "shell", "uname -m; exit 6")
+    assert (done.returncode, done.stdout) == (6, "aarch64\n")
+    assert adb("-s", serial, "push", __file__, "/data/local/tmp/copy").returncode == 0
+    assert adb("-s", serial, "pull", "/data/local/tmp/copy", str(tmp_path / "back")).returncode == 0
+    assert (tmp_path / "back").read_bytes() == Path(__file__).read_bytes()
+    assert adb("-s", serial, "shell", "rm /data/local/tmp/copy").returncode == 0
 
 
 def test_a_killed_test_leaves_no_server(tmp_path: Path) -> None:

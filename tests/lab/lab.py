@@ -17,6 +17,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -225,16 +226,20 @@ def jumped_sshd(folder: Path) -> Iterator[tuple[Sshd, Sshd]]:
 
 
 def _write_client(box: Sshd, gate: Sshd | None = None) -> None:
-    lines: list[str] = []
-    for one in (box, gate) if gate else (box,):
-        lines += [
-            f"Host {one.host}", "  HostName 127.0.0.1", f"  Port {one.port}", f"  User {getpass.getuser()}",
-            f"  IdentityFile {one.key}", "  IdentitiesOnly yes", "  IdentityAgent none",
-            f"  UserKnownHostsFile {one.known_hosts}", "  GlobalKnownHostsFile none", "  StrictHostKeyChecking yes",
-        ]  # fmt: skip
-        if one is box and gate:
-            lines += [f"  ProxyJump {gate.host}"]
-    box.config.write_text("\n".join(lines) + "\n")
+    user = getpass.getuser()
+    text = _host(box.host, box.port, user, box.key, box.known_hosts)
+    if gate:
+        text += f"  ProxyJump {gate.host}\n{_host(gate.host, gate.port, user, gate.key, gate.known_hosts)}"
+    box.config.write_text(text)
+
+
+def _host(host: str, port: int, user: str, key: Path, known_hosts: Path) -> str:
+    """What an ssh_config says of one host."""
+    return (
+        f"Host {host}\n  HostName 127.0.0.1\n  Port {port}\n  User {user}\n"
+        f"  IdentityFile {key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+        f"  UserKnownHostsFile {known_hosts}\n  GlobalKnownHostsFile none\n  StrictHostKeyChecking yes\n"
+    )
 
 
 def _sftp_server() -> str:
@@ -447,6 +452,8 @@ def _listens(port: int) -> bool:
 
 def made(what: str, *arguments: str) -> Path:
     """What `scripts/lab/adbd` or `scripts/lab/board make` prints: a folder, made on first use."""
+    if not sys.platform.startswith("linux"):
+        raise Missing("the lab's devices need Linux")
     argv = [str(_SCRIPTS / what), *arguments]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=900)
@@ -479,7 +486,7 @@ class AdbServer:
         """The public key it offers to devices."""
         return (self.home / ".android/adbkey.pub").read_text()
 
-    def connect(self, phone: "Adbd", state: str = "device") -> str:
+    def connect(self, phone: "Adbd | Board", state: str = "device") -> str:
         """Make `phone` known; returns its serial once it is in `state`."""
         self("connect", phone.serial)
         wait_for(f"{phone.serial} to be {state}", lambda: self.states().get(phone.serial) == state)
@@ -528,3 +535,50 @@ def adb_server(folder: Path, adb: Path) -> Iterator[AdbServer]:
 def _folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@dataclass
+class Board:
+    """A real ARM64 Linux in qemu: busybox and dropbear without SFTP, and adbd; root, two cores, 1 GB, no network."""
+
+    config: Path
+    """An ssh_config that knows `host`."""
+    host: str
+    adb_port: int
+    server: "subprocess.Popen[bytes]" = field(repr=False)
+
+    @property
+    def serial(self) -> str:
+        """Its name for `adb -s`, after `adb connect`."""
+        return f"127.0.0.1:{self.adb_port}"
+
+    @property
+    def pid(self) -> int:
+        """qemu's: SIGSTOP and SIGKILL do to the board what they say."""
+        return self.server.pid
+
+
+@contextlib.contextmanager
+def board(folder: Path, seconds: int = 3600) -> Iterator[Board]:
+    """Boot a board, in about 6 s once its image is made; it switches itself off after `seconds`."""
+    root = folder.resolve() / "board"
+    root.mkdir(parents=True)
+    program("qemu-system-aarch64", "qemu-system-arm")
+    made("board", "make")
+    key, console, port, adb_port = root / "id", root / "console", free_port(), free_port()
+    _keygen(key)
+    ports = ["--ssh", str(port), "--adb", str(adb_port), "--for", str(seconds)]
+    server = _start([str(_SCRIPTS / "board"), "boot", "--key", f"{key}.pub", *ports], console, os.environ)
+    ready = "edgekit-board: ready "
+    try:
+        wait_for("the board's boot", lambda: ready in console.read_text() or server.poll() is not None, 120)
+        _, _, after = console.read_text().partition(ready)
+        if not after:
+            raise RuntimeError(f"lab: the board ended at once: {console.read_text()[-1000:]}")
+        (root / "known_hosts").write_text(f"[127.0.0.1]:{port} {after.splitlines()[0]}\n")
+        (root / "ssh_config").write_text(_host("board", port, "root", key, root / "known_hosts"))
+        wait_for("the board's dropbear", lambda: greets(port, b"SSH-2.0"))
+        yield Board(root / "ssh_config", "board", adb_port, server)
+    finally:
+        server.kill()
+        server.wait(timeout=10)
