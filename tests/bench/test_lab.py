@@ -36,6 +36,19 @@ def test_ssh_without_sftp_copies_by_the_old_protocol_only(sshd_without_sftp: lab
     assert call("scp", "-O", "-F", box.config, __file__, f"{box.host}:copy").returncode == 0
 
 
+@pytest.mark.parametrize(("mount", "why"), [("size=64k", "No space left"), ("ro", "Read-only")])
+def test_ssh_without_room(mount: str, why: str, tmp_path: Path) -> None:
+    try:
+        with lab.sshd(tmp_path, mount=mount) as box:
+            done = call("ssh", "-F", box.config, box.host, "head -c 200000 /dev/zero >big")
+            assert done.returncode != 0
+            assert why in done.stderr
+            assert box.path("big").exists() == (mount != "ro")
+            assert not (box.home / "big").exists()
+    except lab.Missing as reason:
+        pytest.skip(str(reason))
+
+
 def test_ssh_through_a_gate(jumped_sshd: tuple[lab.Sshd, lab.Sshd]) -> None:
     inner, gate = jumped_sshd
     assert call("ssh", "-F", inner.config, inner.host, "pwd").stdout.strip() == str(inner.home)
@@ -126,7 +139,7 @@ def test_twenty_phones(adb: lab.AdbServer, adbd: Phones) -> None:
 
 def test_the_board_is_arm64_without_sftp(board: lab.Board) -> None:
     done = call("ssh", "-F", board.config, board.host, "uname -m; nproc; pwd; exit 5")
-    assert (done.returncode, done.stdout.split()) == (5, ["aarch64", "2", "/root"])
+    assert (done.returncode, done.stdout.split()) == (5, ["aarch64", "2", "/home/board"])
     for old in ([], ["-O"]):  # neither SFTP nor scp is there: what is left is `cat`
         assert call("scp", *old, "-F", board.config, __file__, f"{board.host}:copy").returncode != 0
     done = call("ssh", "-F", board.config, board.host, "cat >copy; sha256sum copy; rm copy", input="text")
@@ -134,7 +147,7 @@ def test_the_board_is_arm64_without_sftp(board: lab.Board) -> None:
 
 
 def test_the_board_has_room_and_memory_limits(board: lab.Board) -> None:
-    line = "df -k /root | tail -n 1; cat /sys/fs/cgroup/cgroup.subtree_control; date +%Y"
+    line = "df -k . | tail -n 1; cat /sys/fs/cgroup/cgroup.subtree_control; date +%Y"
     room, controllers, year = call("ssh", "-F", board.config, board.host, line).stdout.splitlines()
     assert int(room.split()[3]) > 60_000
     assert "memory" in controllers.split()

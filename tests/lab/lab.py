@@ -124,7 +124,7 @@ class Sshd:
     host: str
     port: int
     key: Path
-    sftp: bool
+    mount: str = ""
     server: "subprocess.Popen[bytes] | None" = field(default=None, repr=False)
 
     @property
@@ -143,6 +143,10 @@ class Sshd:
         assert self.server is not None
         return self.server.pid
 
+    def path(self, path: str) -> Path:
+        """A file below `home`, also where that is a file system which only the device sees."""
+        return Path(f"/proc/{self.pid}/root{self.home}") / path
+
     def processes(self) -> list[int]:
         """What runs on the device: commands of its sessions, and what outlived them. Not the server itself."""
         return [pid for pid in _marked(self.root) if not _name(pid).startswith("sshd")]
@@ -151,6 +155,21 @@ class Sshd:
         """Start listening, also again after `kill`."""
         env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", MARK: str(self.root)}
         argv = [program("sshd", "openssh-server"), "-D", "-e", "-f", str(self.root / "sshd_config")]
+        if self.mount:
+            if os.geteuid() != 0:
+                raise Missing("a file system of sshd's own needs root")
+            line = 'mount -t tmpfs -o "$1" none "$2"; shift 2; exec "$@"'
+            argv = [
+                program("unshare", "util-linux"),
+                "--mount",
+                "sh",
+                "-ec",
+                line,
+                "sh",
+                self.mount,
+                str(self.home),
+                *argv,
+            ]
         self.server = _start(argv, self.root / "sshd.log", env)
         wait_for(f"sshd on port {self.port}", lambda: greets(self.port, b"SSH-2.0") or self.server.poll() is not None)
         if self.server.poll() is not None:
@@ -181,18 +200,21 @@ class Sshd:
 
 
 @contextlib.contextmanager
-def sshd(folder: Path, *, sftp: bool = True, host: str = "box") -> Iterator[Sshd]:
-    """A server under `folder`; without `sftp` it is like a board's dropbear: no subsystem, so sftp and scp fail."""
+def sshd(folder: Path, host: str = "box", *, sftp: bool = True, mount: str = "") -> Iterator[Sshd]:
+    """A server under `folder`; without `sftp` it is like a board's dropbear: no subsystem, so sftp and scp fail.
+
+    `mount` is for a tmpfs as its home: `size=4m`, or `ro`.
+    """
     root = folder.resolve() / host
     (root / "home").mkdir(parents=True)
     root.chmod(0o700)
-    box = Sshd(root, root / "ssh_config", host, free_port(), root / "id", sftp)
+    box = Sshd(root, root / "ssh_config", host, free_port(), root / "id", mount)
     _keygen(box.key)
     _keygen(root / "host_key")
     shutil.copy(f"{box.key}.pub", root / "authorized_keys")
     # sshd goes to the user's own home whatever HOME says
     enter = root / "enter"
-    enter.write_text(f'#!/bin/sh\ncd {box.home} || exit 1\nexec sh -c "${{SSH_ORIGINAL_COMMAND:-exec sh}}"\n')
+    enter.write_text('#!/bin/sh\ncd "$HOME" || exit 1\nexec sh -c "${SSH_ORIGINAL_COMMAND:-exec sh}"\n')
     enter.chmod(0o700)
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd refuses to start as root without it
@@ -220,7 +242,7 @@ def sshd(folder: Path, *, sftp: bool = True, host: str = "box") -> Iterator[Sshd
 @contextlib.contextmanager
 def jumped_sshd(folder: Path) -> Iterator[tuple[Sshd, Sshd]]:
     """Two servers, inner and gate: the inner one's `config` reaches it through the gate (ProxyJump)."""
-    with sshd(folder, host="gate") as gate, sshd(folder, host="inner") as inner:
+    with sshd(folder, "gate") as gate, sshd(folder, "inner") as inner:
         _write_client(inner, gate)
         yield inner, gate
 
