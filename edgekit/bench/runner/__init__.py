@@ -26,6 +26,14 @@ from pydantic import Field, ValidationError
 from edgekit.errors import DeviceError, InputError
 from edgekit.records import Format, Record
 
+PYTHON = Path(__file__).parent / "runner.py"
+"""The Python runner, to be pushed where no native one is."""
+EMPTY: Mapping[Format, Path] = {
+    "onnx": Path(__file__).parent / "empty.onnx",
+    "tflite": Path(__file__).parent / "empty.tflite",
+}
+"""A model of one trivial operation, y = x and y = x + x for one float x: a process that runs it costs what the runtime
+itself costs. The TFLite has the signature `empty`. A test makes both again from their description."""
 PHASES = ("start", "library", "loaded", "first_run", "warm", "end")
 MOST_SAMPLES = 1_000_000
 """Both runners stop warming up and measuring at so many runs, whatever the load says: the buffers have an end."""

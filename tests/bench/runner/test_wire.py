@@ -101,7 +101,8 @@ BROKEN = [
     b"edgekit-tensors 1\n99999999999999\n", b"edgekit-tensors 1\n1\n1\nint32 1 1 x\n\0\0",
     b"edgekit-tensors 1\n1\n1\nint32 2 1 x\n\0\0\0\0\n", b"edgekit-tensors 1\n1\n1\nfloat64 1 1 x\n" + bytes(8) + b"\n",
     b"edgekit-tensors 1\n1\n1\nint32 9 1 1 1 1 1 1 1 1 1 x\n\0\0\0\0\n",
-    b"edgekit-tensors 1\n1\n1\nint64 3 99999999 99999999 99999999 x\n\0\n", b"edgekit-tensors 1\n1\n1\nint32 1 -1 x\n\n",
+    b"edgekit-tensors 1\n1\n1\nint64 3 99999999 99999999 99999999 x\n\0\n",
+    b"edgekit-tensors 1\n1\n1\nint32 1 -1 x\n\n",
     b"edgekit-tensors 1\n1\n1\nint32 1 1 x\n\0\0\0\0\nmore", b"edgekit-tensors 1\n1\n" + b"9" * 5000,
 ]  # fmt: skip
 

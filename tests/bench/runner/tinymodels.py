@@ -42,7 +42,7 @@ def _saved(graph: onnx.GraphProto) -> bytes:
 
 
 def tflite_empty() -> bytes:
-    """y = x + x for one float, with the signature `empty`: an operation that XNNPACK takes over, as it does a model's."""
+    """y = x + x for one float, signature `empty`: an operation that XNNPACK takes over, as it does a model's."""
     return _tflite({"empty": _subgraph("x", "y", [1], [1], [0, 0], 0)}, schema.BuiltinOperator.ADD, [b""])
 
 
