@@ -50,17 +50,19 @@ _PLUGGED = (
 )
 
 _CLOCK = """\
-start=$(date +%s) up=
+second=$(date +%s) up=
 case $(date +%s.%N) in
 *[!0-9.]* | *.) # no %N here: /proc/uptime, laid over the clock at the moment that its second turns
-  while s=$(date +%s); [ "$s" = "$start" ]; do :; done
+  while s=$(date +%s); [ "$s" = "$second" ]; do :; done
   read -r up rest </proc/uptime
-  up=${up%.*}${up#*.} base=${s}00 ;;
+  up=${up%.*}${up#*.} second=$s ;;
 esac
 now() {
   if [ -z "$up" ]; then t=$(date +%s.%N); return; fi
   read -r t rest </proc/uptime
-  t=$((base + ${t%.*}${t#*.} - up)); t=${t%??}.${t#"${t%??}"}
+  t=$((${t%.*}${t#*.} - up)) # a difference: mksh counts in 32 bits
+  rest=0$((t % 100))
+  t=$((second + t / 100)).${rest#"${rest%??}"}
 }
 """
 """Shell: `now` puts the epoch seconds of the device's clock into `$t`, to 10 ms or better."""

@@ -122,8 +122,10 @@ def _gauge(params: Params, at_s: float, text: str) -> _Gauge | Silence:
             return Silence(reason="dumpsys battery has been overridden; run `dumpsys battery reset`", there=True)
         values, lines = {**said, **values}, [*lines, *status]
     if not values:
-        reason = "the battery's files cannot be read: root may" if unreadable else "no battery"
-        return Silence(reason=reason, there=unreadable)
+        if not batteries:
+            return Silence(reason="no battery", there=False)
+        why = "cannot be read: root may" if unreadable else "say nothing"
+        return Silence(reason=f"the battery's files {why}", there=True)
     powered = charging(lines)
     if powered is None:
         return Silence(reason="nothing says whether external power is there", there=True)
