@@ -15,12 +15,12 @@ Play = Callable[[str, str], list[tuple[float, str]]]
 
 def lay(root: Path, head: str, body: str) -> None:
     """One file of a recording: `PATH`, `unreadable PATH`, or `output of PATH` for a tool that prints the body."""
-    kind, _, path = head.rpartition(" ")
-    file = root / path
+    kind = next((kind for kind in ("unreadable ", "output of ") if head.startswith(kind)), "")
+    file = root / head.removeprefix(kind)
     file.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "unreadable":
+    if kind == "unreadable ":
         file.mkdir(exist_ok=True)  # opens and then fails to be read, for root too
-    elif kind == "output of":
+    elif kind == "output of ":
         file.with_suffix(".said").write_text(body, encoding="utf-8")
         file.write_text(f'#!/bin/sh\ncat "{file.with_suffix(".said")}"\n', encoding="utf-8")
         file.chmod(0o755)
