@@ -251,7 +251,7 @@ def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory
     load = placed.load(length, 1, repeats=_MEMORY_REPEATS)
     run = placed.run(inputs, load)
     empty = f"{placed.desk.folder}/empty"
-    placed.put_inputs(f"{empty}.in", [{"x": np.zeros((1, 4), np.float32)}])
+    placed.put_inputs(f"{empty}.in", [{"x": np.zeros(1, np.float32)}])
     bare = load.model_copy(update={"signature": None})
     floor = placed.run(f"{empty}.in", bare, model=f"{empty}.{placed.subject.model.format}")
     python = None

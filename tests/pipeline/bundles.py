@@ -5,6 +5,7 @@ A helper of tests, in no test file.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import families
 import numpy as np
 
 from edgekit import store
-from edgekit.pipeline import Job, Made, TaskData, bundle, export
-from edgekit.recipe import Export, Recipe
+from edgekit.pipeline import Job, Made, TaskData, bundle, export, quantize
+from edgekit.recipe import Export, Quantize, Recipe
 from edgekit.records import Artifact, Budget, Facts, Format, Target, parse
 
 LABELS = {
@@ -64,6 +65,20 @@ def make(
     job = prepared(base, family, kind, formats, budgets, lengths)
     facts = bundle.run(None, job)
     return job.out / "bundle", facts
+
+
+def make_int8(base: Path) -> Path:
+    """The folder of an int8 bundle of both formats below `base`."""
+    job = prepared(base)
+    parents = dict(job.parents)
+    for format in job.target.formats:
+        out = base / f"int8-{format}"
+        out.mkdir()
+        step = Quantize(stage="quantize", max_drop=None, must_be_faster=False)
+        work = replace(job, parents={**parents, "export": parents[f"export:{format}"]}, out=out, format=format)
+        parents[f"quantize:{format}"] = made(f"quantize-{format}", "quantize", out, quantize.run(step, work))
+    bundle.run(None, replace(job, parents=parents))
+    return job.out / "bundle"
 
 
 def prepared(

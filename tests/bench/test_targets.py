@@ -1,0 +1,82 @@
+"""Real targets: an ARM64 board in qemu by SSH and by ADB, a phone-like adbd with both clients, a server
+behind a gate."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bundles
+import lab
+import pytest
+
+from edgekit import devices
+from edgekit.bench import bench as benches
+from edgekit.bench.measure import Wanted
+from edgekit.records import Device, Use
+from edgekit.results import Benched, RunResult
+
+pytestmark = pytest.mark.target
+Phones = Callable[..., lab.Adbd]
+BRIEF = Wanted(seconds=0.05)
+EITHER = pytest.mark.parametrize("format", ["tflite", "onnx"])
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An int8 bundle of both formats."""
+    return bundles.make_int8(tmp_path_factory.mktemp("tiny") / "b")
+
+
+def one(found: Benched) -> RunResult:
+    assert not found.failures, found.failures
+    return found.results[0]
+
+
+def phone(serial: str, **values: object) -> Device:
+    """The lab's phone runs programs of this machine."""
+    found = devices.find(f"adb:{serial}")
+    return found.model_copy(update={"os": "linux", "abi": "host", "name": "phone", "budgets": (), **values})
+
+
+@EITHER
+@pytest.mark.parametrize("way", ["ssh", "adb"])
+def test_the_board_computes_what_this_host_does(
+    board: lab.Board, adb: lab.AdbServer, tiny: Path, tmp_path: Path, format: Any, way: str
+) -> None:
+    if way == "ssh":
+        link = Use.model_validate({"name": "ssh", "host": board.host, "config": str(board.config)})
+    else:
+        link = Use.model_validate({"name": "adb", "serial": adb.connect(board)})
+    device = devices.find("linux-arm64").model_copy(update={"name": "board", "link": link})
+    if way == "adb":
+        device = device.model_copy(update={"workdir": "/tmp/edgekit"})
+    result = one(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
+    assert result.facts.abi == "aarch64"
+    assert result.facts.cores == 2
+    assert all(check.passed and check.cosine_min > 0.99 for check in result.checks)
+    assert result.runner == "native"
+    assert result.memory and result.memory.floor_bytes
+    assert 3_000_000 < result.memory.floor_bytes <= result.memory.peak_rss_bytes < 80_000_000
+
+
+@EITHER
+def test_a_phone_by_both_adb_clients(adb: lab.AdbServer, adbd: Phones, tiny: Path, tmp_path: Path, format: Any) -> None:
+    there = adbd()
+    device = phone(adb.connect(there))
+    result = one(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
+    assert result.facts.model.endswith("Lab Phone")
+    assert all(check.passed for check in result.checks)
+    assert result.cpus == ((os.cpu_count() or 1) - 1,)  # the big core, by its top frequency
+    assert result.readings[0].battery_percent == 83
+    assert there.processes() == []
+    assert [path.name for path in there.path("/data/local/tmp/edgekit").iterdir()] == ["cache"]
+
+
+def test_a_server_behind_a_gate(jumped_sshd: tuple[lab.Sshd, lab.Sshd], tiny: Path, tmp_path: Path) -> None:
+    box = jumped_sshd[0]
+    link = Use.model_validate({"name": "ssh", "host": box.host, "config": str(box.config)})
+    device = devices.find("host").model_copy(update={"name": "box", "link": link})
+    result = one(benches.bench(tiny, [device], BRIEF, tmp_path))
+    assert all(check.passed and check.max_abs_diff < 1e-4 for check in result.checks)
+    assert box.processes() == []
