@@ -164,14 +164,19 @@ def test_the_board_by_adb(board: lab.Board, adb: lab.AdbServer, tmp_path: Path) 
     assert adb("-s", serial, "shell", "rm /data/local/tmp/copy").returncode == 0
 
 
-def test_a_killed_test_leaves_no_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["sshd", "adbd"])
+def test_a_killed_test_leaves_no_server(part: str, tmp_path: Path) -> None:
     code = (
         f"import sys, time; sys.path.insert(0, {str(Path(lab.__file__).parent)!r}); import lab, pathlib\n"
-        f"with lab.sshd(pathlib.Path({str(tmp_path)!r})) as box: print(box.port, flush=True); time.sleep(60)"
+        f"with lab.{part}(pathlib.Path({str(tmp_path)!r})) as box: print(box.port, flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as test:
-        assert test.stdout
+    argv = [sys.executable, "-c", code]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as test:
+        assert test.stdout and test.stderr
         if not (line := test.stdout.readline()):
-            pytest.skip("no sshd here")
+            reason = test.stderr.read().splitlines()[-1]
+            assert reason.startswith("lab.Missing: ")
+            pytest.skip(reason)
+        assert lab.listens(int(line))
         test.send_signal(signal.SIGKILL)
-    lab.wait_for("the server to end", lambda: not lab.greets(int(line), b"SSH"))
+    lab.wait_for("the server to end", lambda: not lab.listens(int(line)))

@@ -378,7 +378,7 @@ class Adbd:
         enter = ["/bin/sh", "-c", _ENTER, "enter", str(self.root), str(made("adbd")), mount]
         log = self.root.parent / f"{self.root.name}.log"
         self.server = _start([*inside, "--mount", *enter], log, env)
-        wait_for(f"adbd on port {self.port}", lambda: _listens(self.port) or self.server.poll() is not None)
+        wait_for(f"adbd on port {self.port}", lambda: listens(self.port) or self.server.poll() is not None)
         if self.server.poll() is not None:
             raise Missing(f"adbd ended at once: {log.read_text().strip()[-300:]}")
 
@@ -466,7 +466,8 @@ def _android_commands(folder: Path) -> None:
         (folder / name).chmod(0o755)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Does anything take connections on this port?"""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
         return True
     return False
@@ -544,7 +545,7 @@ def adb_server(folder: Path, adb: Path) -> Iterator[AdbServer]:
                    capture_output=True)  # fmt: skip
     server = _start([str(adb), "-L", f"tcp:localhost:{port}", "server", "nodaemon"], home / "log", base | quiet)
     try:
-        wait_for("adb's server", lambda: _listens(port) or server.poll() is not None)
+        wait_for("adb's server", lambda: listens(port) or server.poll() is not None)
         if server.poll() is not None:
             raise RuntimeError(f"lab: adb's server ended at once: {(home / 'log').read_text()[-500:]}")
         yield AdbServer(adb, {"ANDROID_ADB_SERVER_PORT": str(port)}, home, port)
