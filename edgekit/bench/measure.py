@@ -181,6 +181,7 @@ def place(
         python = sys.executable if device.link and device.link.name == "local" else "python3"
         start, library = (python, f"{desk.folder}/runner.py"), None
     else:
+        _same_machine(device, facts)
         folder = build.find(_target(device))
         kit = build.read(folder)
         if format not in kit.libraries:
@@ -197,12 +198,29 @@ def place(
     return Placed(transport, desk, subject, start, library, model, device.runtime.threads, cpus), unverified
 
 
+_ABIS = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a"}
+"""Android's names for what `uname -m` says."""
+
+
+def _abi(device: Device) -> str:
+    """The ABI that the device's record promises, by Android's name."""
+    return _ABIS.get(platform.machine(), platform.machine()) if device.abi == "host" else device.abi
+
+
+def _same_machine(device: Device, facts: DeviceFacts) -> None:
+    found, promised = _ABIS.get(facts.abi, facts.abi), _abi(device)
+    if found != promised and (found, promised) != ("arm64-v8a", "armeabi-v7a"):  # which runs both, mostly
+        raise DeviceError(
+            f"device {device.name}: its record says abi {promised}, the device itself {facts.abi}; set abi and os in a "
+            "record of your own"
+        )
+
+
 def _target(device: Device) -> str:
     """Which of the runner's targets a device is."""
     if device.os == "android":
         return "android"
-    machine = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "AMD64": "x86_64"}
-    abi = machine.get(platform.machine(), platform.machine()) if device.abi == "host" else device.abi
+    abi = _abi(device)
     names = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7", "x86_64": "linux-x86_64"}
     if abi not in names or (device.abi == "host" and platform.system() != "Linux"):
         raise InputError(
