@@ -189,13 +189,15 @@ def measure(
 def t_quantile(degrees: int) -> float:
     """The 97.5 % quantile of Student's t: what a 95 % interval of a mean of `degrees + 1` values multiplies.
 
-    A table up to 10 degrees of freedom, then Abramowitz and Stegun 26.7.5 (right to 0.001 there).
+    A table up to 10 degrees of freedom, then three terms of Abramowitz and Stegun 26.7.5 (right to 0.0005 there).
     """
     table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
     if degrees <= len(table):
         return table[degrees - 1]
     z = statistics.NormalDist().inv_cdf(0.975)
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
 # Finding the source.
@@ -269,19 +271,17 @@ def _pass(
                 time.sleep(period_s)
         finally:
             stop.set()
-    if sampler:
-        readings = _sampled(meter, sampler.result(), nonce)
-        wanted = window_s / period_s
-    else:
-        readings = _recorded(meter, ahead_s, bounds[-1][1])
-        wanted = 0.0
+    readings = _sampled(meter, sampler.result(), nonce) if sampler else _recorded(meter, ahead_s, bounds[-1][1])
     good = [reading for reading in readings if isinstance(reading, Reading)]
     if any(reading.charging for reading in good):
         raise _NoFigure(_PLUGGED, "refused")
     if not good:
         raise _NoFigure(next((r.reason for r in readings if isinstance(r, Silence)), "the meter fell silent"))
     series = _series(good)
-    return [_window("load" if n % 2 else "idle", bound, series, good, wanted / 2) for n, bound in enumerate(bounds)]
+    return [
+        _window("load" if n % 2 else "idle", bound, series, good, period_s if sampler else None)
+        for n, bound in enumerate(bounds)
+    ]
 
 
 def _device_time(transport: Transport) -> float:
@@ -398,20 +398,22 @@ def _window(
     bound: tuple[float, float, int],
     series: Sequence[tuple[float, float]],
     readings: Sequence[Reading],
-    least: float,
+    period_s: float | None,
 ) -> _Window:
-    """One window's mean power. Raises `_NoFigure` where its readings do not cover it."""
+    """One window's mean power, from readings `period_s` apart (`None`: an instrument's own). Raises `_NoFigure` where
+    they do not cover it."""
     began_s, ended_s, inferences = bound
     seconds = ended_s - began_s
     start_s = began_s + readings[0].age_s  # what is read before may show the time before
     inside = [(t, joules) for t, joules in series if start_s <= t <= ended_s]
     times = [start_s, *(t for t, _ in inside), ended_s]
     gap = max(b - a for a, b in itertools.pairwise(times))
-    if len(inside) < max(4.0, least) or gap > seconds / 4:
-        state = "unavailable" if least else "refused"
+    least = max(4, (ended_s - start_s) / period_s / 2) if period_s else 4
+    if len(inside) < least or gap > seconds / 4:
+        state = "unavailable" if period_s else "refused"
         raise _NoFigure(
             f"a window of {seconds:.1f} s has {len(inside)} readings with a gap of {gap:.1f} s: "
-            + ("the device is too busy or the source too slow" if least else "the file does not cover the windows"),
+            + ("the device is too busy or the source too slow" if period_s else "the file does not cover the windows"),
             state,
         )
     # A counter that moves less often than it is read says something new only when it moves.
