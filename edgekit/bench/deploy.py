@@ -6,10 +6,9 @@
     WORKDIR/run/          one bench's files, links into the cache among them
 
 The keeper is a small script on the device that makes `run/` and removes it when its standard input ends: after the
-bench, at Ctrl-C, when this process is killed, and when the cable is pulled. What a dead keeper left is swept by the next.
+bench, at Ctrl-C, when this process is killed, and when the cable is pulled. What a dead one left, the next sweeps.
 """
 
-import getpass
 import os
 import platform
 from collections.abc import Generator, Iterable, Mapping
@@ -35,7 +34,7 @@ alive() {
 # A file that is no program tells whether programs may be run: without that right it is refused before it is looked at.
 _KEEPER = rf"""{_HOUSE}
 who=$2
-fail() {{ echo "$1 $2" | tr '\n' ' '; echo; [ -z "$mine" ] || rm -rf "$top/run" "$top/lock"; exit 1; }}
+fail() {{ printf '%s %s' "$1" "$2" | tr '\n' ' '; echo; exit 1; }}
 if ! [ -e "$top/.edgekit" ]; then
     said=$(mkdir -p "$top" 2>&1) || fail failed "$said"
     ! [ -e "$top/run" ] && ! [ -e "$top/cache" ] || fail foreign "$top"
@@ -53,14 +52,13 @@ said=$(ln -s "$$ $who" "$top/lock" 2>&1) || {{
     there=$(readlink "$top/lock") && fail busy "$there"
     fail failed "$said"
 }}
-mine=y
 trap 'rm -rf "$top/run" || {{ sleep 1; rm -rf "$top/run"; }}; rm -f "$top/lock"' EXIT
-said=$(rm -rf "$top/run" && mkdir -p "$top/cache" && mkdir -m 700 "$top/run" 2>&1) || fail failed "$said"
-said=$(echo exit 0 2>&1 >"$top/run/program" && chmod 700 "$top/run/program" 2>&1) || fail failed "$said"
+said=$({{ rm -rf "$top/run" && mkdir -p "$top/cache" && mkdir -m 700 "$top/run"; }} 2>&1) || fail failed "$said"
+said=$({{ echo exit 0 >"$top/run/program" && chmod 700 "$top/run/program"; }} 2>&1) || fail failed "$said"
 said=$("$top/run/program" 2>&1) || fail noexec "$said"
 rm -f "$top/run/program" "$top"/cache/*.part
 find "$top/cache" -type f -mtime +30 -exec rm -f {{}} + 2>/dev/null
-echo "ready $HOME"
+printf 'ready %s\n' "$HOME"
 while :; do sleep 3600 & wait "$!"; done
 """
 _PLACE = r"""
@@ -151,10 +149,10 @@ class Place:
 def opened(transport: Transport, workdir: str) -> Generator[Place]:
     """A `Place` below `workdir`, an absolute path or `~/...`; its folder is gone afterwards, whatever happens.
 
-    Raises `DeviceError` where the folder cannot be used (another edgekit's, read-only, full, no programs may run there).
+    Raises `DeviceError` where that cannot be: another edgekit is there, it is read-only, full, or runs no programs.
     """
     _check(workdir)
-    who = f"{getpass.getuser()}@{platform.node()} (process {os.getpid()})"
+    who = f"of {platform.node()}, process {os.getpid()}"
     what = f"{transport.name}: work folder {workdir!r}"
     with transport.hold(["sh", "-c", _KEEPER, _MARK, workdir, who], _STEP_S) as line:
         state, _, said = line.partition(" ")
@@ -182,7 +180,7 @@ def _refusal(state: str, said: str) -> str:
     """Why the keeper did not begin, and what to do."""
     if state == "busy":
         return (
-            f"another edgekit works there: process {said.strip()}; wait for it, or if it is dead: edgekit devices clean"
+            f"another edgekit works there: keeper {said.strip()}; wait for it, or if it is dead: edgekit devices clean"
         )
     if state == "foreign":
         return "it holds a folder run or cache that is not edgekit's; name another one: workdir"

@@ -65,14 +65,14 @@ umask 077; export LC_ALL=C
 part=$1.part
 drop() { rm -f "$part"; exit 1; }
 trap drop TERM INT HUP
-hash() {
+digest() {
     for tool in sha256sum "busybox sha256sum" "toybox sha256sum" "shasum -a 256"; do
         if command -v ${tool%% *} >/dev/null && found=$($tool 2>/dev/null <"$part"); then return; fi
     done
     echo "nothing there computes a sha256; install coreutils or busybox" >&2
     return 1
 }
-cat >"$part" && hash || drop
+cat >"$part" && digest || drop
 [ "${found%% *}" = "$2" ] || { echo "came with sha256 ${found%% *}, expected $2" >&2; drop; }
 chmod 700 "$part" && mv -f "$part" "$1" || drop
 """
@@ -170,10 +170,11 @@ class Transport:
         """
         nonce, line = self._leashed(argv, _LONGEST_HOLD_S)
         what = f"{self.name}: {_short(argv)}"
-        mark = re.compile(rb"(?:^|\n)%s\r?\n([^\n]*)\n" % nonce.encode())
+        mark = re.compile(rb"%s\r?\n((?:\r?\n%s:)?[^\n]+)\n" % (nonce.encode(), nonce.encode()))
         with held([*self.shell, line], what, deadline_s, mark, self.lost, self.stopping) as first:
-            if first.startswith(f"{nonce}:") or not first:  # it ended before it printed a line
-                raise DeviceError(f"{what}: ended at once; {_NO_SETSID if 'setsid' in first else 'try again'}")
+            said, ended, code = first.rpartition(f"{nonce}:")
+            if ended and not said:
+                raise DeviceError(f"{what}: {f'ended at once with {code}' if code.isdigit() else _NO_SETSID}")
             yield first
 
     def push(
@@ -317,16 +318,18 @@ def held(
     mark: re.Pattern[bytes],
     lost: Callable[[int, bytes], str],
     stopping: threading.Event,
+    grace_s: float = _GRACE_S,
 ) -> Generator[str]:
     """A local command that lives as long as the `with` block: gives the first group of `mark` in its stdout, or
-    raises `DeviceError` where that does not come within `deadline_s`. After the block its input is closed.
+    raises `DeviceError` where that does not come within `deadline_s`. After the block its input is closed, and it has
+    `grace_s` to end.
     """
     with _started(argv) as process:
         talk = _Talk(process, what, deadline_s)
         try:
             yield talk.until(mark, lost, stopping)
         finally:
-            talk.finish()
+            talk.finish(grace_s)
 
 
 @contextmanager
@@ -381,10 +384,10 @@ class _Talk:
                 raise DeviceError(f"{self.what}: {lost(self.process.wait(), bytes(self.err))}")
         return found[1].decode(errors="replace").strip()
 
-    def finish(self) -> None:
+    def finish(self, grace_s: float) -> None:
         """Close its input and let it end; what takes too long is killed by `_started`."""
         self._close_input()
-        self.end = time.monotonic() + _GRACE_S
+        self.end = time.monotonic() + grace_s
         with suppress(DeviceError):
             while self._step():
                 pass
