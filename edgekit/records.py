@@ -192,6 +192,9 @@ class Device(Target):
     meter: Use | None = None
     """Where energy is read; `None`: the first source that the device has."""
     runner: Literal["native", "python"] = "native"
+    python: str | None = None
+    """The interpreter there that has a runtime's wheel, a virtual environment's say; `None`: `python3` (on this host
+    our own)."""
     workdir: str | None = None
     """A folder on the device that holds what is uploaded; `None`: the transport's own."""
     preconditions: Preconditions = Preconditions()

@@ -19,7 +19,7 @@ def line(row: StageRow) -> str:
     return f"{row.name}: {how}, {size(row.bytes)}{score}; {row.changed}"
 
 
-def size(count: int) -> str:
+def size(count: float) -> str:
     """Bytes in the unit that reads best, in powers of ten.
 
     >>> size(740), size(22_713_216)
@@ -28,7 +28,7 @@ def size(count: int) -> str:
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
+    return f"{count:.0f} B"
 
 
 def build(built: Built) -> str:

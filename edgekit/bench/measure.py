@@ -178,7 +178,8 @@ def place(
     runner, unverified = wanted.runner or device.runner, None
     if runner == "python":
         files["runner.py"] = _RUNNER / "runner.py"
-        python = sys.executable if device.link and device.link.name == "local" else "python3"
+        ours = device.link is not None and device.link.name == "local"
+        python = device.python or (sys.executable if ours else "python3")
         start, library = (python, f"{desk.folder}/runner.py"), None
     else:
         _same_machine(device, facts)
