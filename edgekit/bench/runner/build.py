@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import zipfile
 import zlib
@@ -137,7 +138,8 @@ def build(
                 except OSError:
                     if not _whole(folder):  # else another process made the same
                         raise
-        os.utime(folder / "kit.json")  # the last one built is the one that `find` gives
+        now = time.time_ns()
+        os.utime(folder / "kit.json", ns=(now, now))  # the last one built is the one that `find` gives
     return folder if out is None else _copy(folder, out)
 
 
@@ -148,7 +150,7 @@ def find(target: str) -> Path:
     kits = [folder for folder in _cache().glob(f"{wanted}-*") if _whole(folder)]
     fresh = [folder for folder in kits if read(folder).versions.get("runner") == sources()[:16]]
     if fresh:
-        return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime)
+        return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime_ns)
     if wanted == "android":
         raise InputError(
             "no runner for android has been built by this edgekit yet: edgekit runner build --target android --ndk NDK "

@@ -1,16 +1,15 @@
 """The kit for this host, built once a session, and libraries for other machines made with the same compiler."""
 
-import platform
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tinymodels import HOST
 
 from edgekit.bench.runner import build as runner_build
-
-HOST = {"x86_64": "linux-x86_64", "aarch64": "linux-arm64"}.get(platform.machine())
 
 
 @pytest.fixture(scope="session")
@@ -22,16 +21,21 @@ def kit() -> Path:
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Compile a shared library for any machine: `library("aarch64-linux-gnu.2.17", "libx.so", "int x;")`."""
+    """Compile a shared library for any machine: `library("aarch64-linux-gnu.2.17", "libx.so", "int x;")`; one that
+    needs no C library with "-nostdlib" behind."""
+    cache = str(Path(os.environ["XDG_CACHE_HOME"], "edgekit", "zig"))  # the one that builds use
     made: dict[tuple[str, ...], Path] = {}
 
-    def compile(triple: str, name: str, source: str) -> Path:
-        if (triple, name, source) not in made:
+    def compile(*given: str) -> Path:
+        if given not in made:
+            triple, name, source, *more = given
             folder = tmp_path_factory.mktemp("library")
             (folder / "x.c").write_text(source)
             command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-fPIC", "-s", "x.c"]
-            subprocess.run([*command, f"-Wl,-soname,{name}", "-o", name], cwd=folder, check=True, timeout=300)
-            made[triple, name, source] = folder / name
-        return made[triple, name, source]
+            command += [*more, f"-Wl,-soname,{name}", "-o", name]
+            environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+            subprocess.run(command, cwd=folder, env=environment, check=True, timeout=300)
+            made[given] = folder / name
+        return made[given]
 
     return compile

@@ -1,12 +1,15 @@
 """Tiny model files made by hand: one layer y = x @ W, in both formats, and the two empty models that ship."""
 
-from pathlib import Path
+import platform
 
 import flatbuffers
 import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper, numpy_helper
+
+HOST = {"x86_64": "linux-x86_64", "aarch64": "linux-arm64"}.get(platform.machine())
+"""The native runner's target that is this machine."""
 
 
 def onnx_empty() -> bytes:
@@ -108,10 +111,3 @@ def _named(name: str, index: int) -> schema.TensorMapT:
     found = schema.TensorMapT()
     found.name, found.tensorIndex = name, index
     return found
-
-
-def write(folder: Path, name: str, data: bytes) -> Path:
-    """A file of that name in `folder`."""
-    path = folder / name
-    path.write_bytes(data)
-    return path
