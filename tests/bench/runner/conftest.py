@@ -20,10 +20,23 @@ def kit() -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def zig_cache() -> Path:
+    """What the compiler keeps, from one test to the next: its C library for each target takes seconds to make."""
+    folder = Path(os.environ["XDG_CACHE_HOME"], "edgekit", "zig")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def home_with_zig_cache(edgekit_home: Path, zig_cache: Path) -> None:
+    (edgekit_home / "cache" / "edgekit").mkdir(parents=True)
+    (edgekit_home / "cache" / "edgekit" / "zig").symlink_to(zig_cache)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory, zig_cache: Path) -> Callable[..., Path]:
     """Compile a shared library for any machine: `library("aarch64-linux-gnu.2.17", "libx.so", "int x;")`; one that
     needs no C library with "-nostdlib" behind."""
-    cache = str(Path(os.environ["XDG_CACHE_HOME"], "edgekit", "zig"))  # the one that builds use
     made: dict[tuple[str, ...], Path] = {}
 
     def compile(*given: str) -> Path:
@@ -33,7 +46,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             (folder / "x.c").write_text(source)
             command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-shared", "-fPIC", "-s", "x.c"]
             command += [*more, f"-Wl,-soname,{name}", "-o", name]
-            environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": cache, "ZIG_LOCAL_CACHE_DIR": cache}
+            environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(zig_cache), "ZIG_LOCAL_CACHE_DIR": str(zig_cache)}
             subprocess.run(command, cwd=folder, env=environment, check=True, timeout=300)
             made[given] = folder / name
         return made[given]
