@@ -31,7 +31,7 @@ def find(name: str, option: str = "--device") -> Device:
         return parse(Device, {**values, "name": name, "link": {"name": link, key: address}}, f"{option} {name}")
     records = known()
     path = Path(name) if name.endswith(".toml") else records.get(name)
-    if path is None or not path.is_file():
+    if path is None or not _is_file(path):
         raise InputError(f'{option}: no device is called "{name}"; {nearest(name, records)}')
     found = parse(Device, {"name": path.stem, **_resolved(path, ())}, path)
     if list(found.lengths) != sorted(set(found.lengths)):
@@ -41,9 +41,15 @@ def find(name: str, option: str = "--device") -> Device:
 
 def known() -> dict[str, Path]:
     """Every record that has a name, in order of names; the user's own stand before those that ship."""
+    return _records(())
+
+
+def _records(but: tuple[Path, ...]) -> dict[str, Path]:
+    """Records by name without the files `but`, so that the user's `android` can have the shipped one as its base."""
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     folders = (_shipped(), config / "edgekit" / "devices", Path("devices"))
-    return dict(sorted({path.stem: path for folder in folders for path in folder.glob("*.toml")}.items()))
+    paths = [path for folder in folders for path in sorted(folder.glob("*.toml")) if path.resolve() not in but]
+    return dict(sorted({path.stem: path for path in paths}.items()))
 
 
 def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
@@ -52,18 +58,25 @@ def _resolved(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    there = {name: found for name, found in known().items() if found.resolve() != path.resolve()}
-    if base not in there:
-        raise InputError(f'{path}: key "base": no device is called "{base}"; {nearest(str(base), there)}')
-    if path in above:
-        raise InputError(f'{path}: key "base": the records name each other in a circle')
-    inherited = _resolved(there[base], (*above, path))
+    above = (*above, path.resolve())
+    found = _records(above).get(base) if isinstance(base, str) else None
+    if found is None:
+        why = "the records name each other in a circle" if base in list(known()) else f'no device is called "{base}"'
+        raise InputError(f'{path}: key "base": {why}; {nearest(str(base), _records(above))}')
+    inherited = _resolved(found, above)
     merged = {
         key: {**inherited[key], **value}
         for key, value in values.items()
         if key in ("preconditions", "runtime") and isinstance(value, dict) and isinstance(inherited.get(key), dict)
     }
     return {**inherited, **values, **merged}
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, or below a folder that may not be read
+        return False
 
 
 def _shipped() -> Path:
