@@ -7,15 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import lab
 import pytest
 
 from edgekit.bench import energy
 from edgekit.bench.runner import Run
-from edgekit.bench.transports import Transport, local
+from edgekit.bench.transports import Transport, local, ssh
+from edgekit.bench.transports import adb as link
 from edgekit.errors import DeviceError, InputError
 from edgekit.records import Use
 from edgekit.results import Energy
@@ -57,7 +61,7 @@ for n in itertools.count():
 """
 
 
-class Board:
+class Rig:
     """A recorded tree whose files move, and a load that moves them faster."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +86,7 @@ class Board:
             try:
                 deadline = time.monotonic() + 10
                 while not all(Path(file[0]).exists() and Path(file[0]).stat().st_size for file in files):
-                    assert time.monotonic() < deadline, "the board did not start"
+                    assert time.monotonic() < deadline, "the rig did not start"
                     time.sleep(0.01)
                 yield
             finally:
@@ -100,7 +104,7 @@ class Board:
         return ran(began_s, ended_s)
 
     def readers(self) -> list[int]:
-        """The processes that have this board's root in their arguments."""
+        """The processes that have this rig's root in their arguments."""
         found: list[int] = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
@@ -120,13 +124,13 @@ def ran(began_s: float | None, ended_s: float | None) -> Run:
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board(tmp_path)
-    yield board
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(tmp_path)
+    yield rig
     deadline = time.monotonic() + 10
-    while board.readers() and time.monotonic() < deadline:
+    while rig.readers() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not board.readers(), "something still reads the meter"
+    assert not rig.readers(), "something still reads the meter"
 
 
 @pytest.fixture
@@ -135,15 +139,15 @@ def here() -> Iterator[Transport]:
         yield transport
 
 
-def rapl(board: Board, zone: str = "0", name: str = "package-0", most_uj: str = "262143328850") -> str:
-    board.write(f"sys/class/powercap/intel-rapl:{zone}/name", name)
-    board.write(f"sys/class/powercap/intel-rapl:{zone}/max_energy_range_uj", most_uj)
-    return str(board.root / f"sys/class/powercap/intel-rapl:{zone}/energy_uj")
+def rapl(rig: Rig, zone: str = "0", name: str = "package-0", most_uj: str = "262143328850") -> str:
+    rig.write(f"sys/class/powercap/intel-rapl:{zone}/name", name)
+    rig.write(f"sys/class/powercap/intel-rapl:{zone}/max_energy_range_uj", most_uj)
+    return str(rig.root / f"sys/class/powercap/intel-rapl:{zone}/energy_uj")
 
 
-def hwmon(board: Board, file: str) -> str:
-    board.write("sys/class/hwmon/hwmon0/name", "board")
-    return str(board.root / "sys/class/hwmon/hwmon0" / file)
+def hwmon(rig: Rig, file: str) -> str:
+    rig.write("sys/class/hwmon/hwmon0/name", "chip")
+    return str(rig.root / "sys/class/hwmon/hwmon0" / file)
 
 
 def right(found: Energy, within: float = 0.08) -> None:
@@ -167,11 +171,11 @@ def no_figures(found: Energy) -> None:
     assert found.reason
 
 
-def test_counters_that_wrap_each_on_their_own(board: Board, here: Transport) -> None:
-    package = rapl(board, "0", "package-0", "2000000")
-    dram = rapl(board, "0:0", "dram", "700000")
-    with board.turning((package, "wraps", 0.75, 2.0), (dram, "wraps", 0.25, 0.7)):
-        found = energy.measure(None, here, board.load, window_s=0.8, repeats=3, period_s=0.04, root=str(board.root))
+def test_counters_that_wrap_each_on_their_own(rig: Rig, here: Transport) -> None:
+    package = rapl(rig, "0", "package-0", "2000000")
+    dram = rapl(rig, "0:0", "dram", "700000")
+    with rig.turning((package, "wraps", 0.75, 2.0), (dram, "wraps", 0.25, 0.7)):
+        found = energy.measure(None, here, rig.load, window_s=0.8, repeats=3, period_s=0.04, root=str(rig.root))
     right(found)
     assert found.source == "RAPL energy counters: package-0, dram"
     assert [window.kind for window in found.windows] == ["idle", "load"] * 3 + ["idle"]
@@ -182,28 +186,28 @@ def test_counters_that_wrap_each_on_their_own(board: Board, here: Transport) -> 
         power_w = LOAD_W if window.kind == "load" else IDLE_W
         assert window.energy_j == pytest.approx(power_w * (window.ended_s - window.began_s), rel=0.16)
         assert window.samples >= 12
-    assert board.loads == [0.8] * 3
+    assert rig.loads == [0.8] * 3
 
 
-def test_power_is_integrated(board: Board, here: Transport) -> None:
-    with board.turning((hwmon(board, "power1_input"), "watts", 0.02, 0)):
-        found = energy.measure(Use(name="hwmon"), here, board.load, **SCALE, root=str(board.root))
+def test_power_is_integrated(rig: Rig, here: Transport) -> None:
+    with rig.turning((hwmon(rig, "power1_input"), "watts", 0.02, 0)):
+        found = energy.measure(Use(name="hwmon"), here, rig.load, **SCALE, root=str(rig.root))
     right(found)
     assert found.resolution_j == pytest.approx(0.02 * 0.8, rel=0.1)  # steps of 20 mW over a window
 
 
-def test_a_counter_that_moves_in_jumps_is_as_coarse_as_they_are(board: Board, here: Transport) -> None:
-    with board.turning((hwmon(board, "energy1_input"), "jumps", 0.3, 0)):
-        found = energy.measure(None, here, board.load, **SCALE, root=str(board.root))
+def test_a_counter_that_moves_in_jumps_is_as_coarse_as_they_are(rig: Rig, here: Transport) -> None:
+    with rig.turning((hwmon(rig, "energy1_input"), "jumps", 0.3, 0)):
+        found = energy.measure(None, here, rig.load, **SCALE, root=str(rig.root))
     right(found, within=0.25)
     assert found.resolution_j == pytest.approx(0.3, rel=0.01)
     assert found.net_interval is not None
     assert found.net_interval.high - found.net_interval.low > 2 * 0.3 / 90  # the jump is in the interval
 
 
-def test_what_a_load_adds_must_be_ten_times_the_resolution(board: Board, here: Transport) -> None:
-    with board.turning((hwmon(board, "energy1_input"), "jumps", 0.8, 0)):  # of 4 J a window
-        found = energy.measure(None, here, board.load, **SCALE, root=str(board.root))
+def test_what_a_load_adds_must_be_ten_times_the_resolution(rig: Rig, here: Transport) -> None:
+    with rig.turning((hwmon(rig, "energy1_input"), "jumps", 0.8, 0)):  # of 4 J a window
+        found = energy.measure(None, here, rig.load, **SCALE, root=str(rig.root))
     assert found.state == "not resolvable"
     no_figures(found)
     assert "10 times" in str(found.reason)
@@ -211,94 +215,94 @@ def test_what_a_load_adds_must_be_ten_times_the_resolution(board: Board, here: T
     assert found.resolution_j == pytest.approx(0.8, rel=0.01)
 
 
-def test_a_load_that_draws_no_more_than_idling(board: Board, here: Transport) -> None:
-    with board.turning((rapl(board), "counter", 1, 7), load_w=IDLE_W):
-        found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_a_load_that_draws_no_more_than_idling(rig: Rig, here: Transport) -> None:
+    with rig.turning((rapl(rig), "counter", 1, 7), load_w=IDLE_W):
+        found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "not resolvable"
     no_figures(found)
     assert found.source == "RAPL energy counters: package-0"
 
 
-def test_a_counter_that_never_moves_is_not_0_joules(board: Board, here: Transport) -> None:
-    Path(rapl(board)).write_text("0\n")
-    found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_a_counter_that_never_moves_is_not_0_joules(rig: Rig, here: Transport) -> None:
+    Path(rapl(rig)).write_text("0\n")
+    found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert "never moves" in str(found.reason)
 
 
 @pytest.mark.parametrize(("value", "says"), [("0", "0 W throughout"), ("4500000", "stuck")])
-def test_power_that_never_moves(board: Board, here: Transport, value: str, says: str) -> None:
-    Path(hwmon(board, "power1_input")).write_text(f"{value}\n")
-    found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_power_that_never_moves(rig: Rig, here: Transport, value: str, says: str) -> None:
+    Path(hwmon(rig, "power1_input")).write_text(f"{value}\n")
+    found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert says in str(found.reason)
 
 
-def test_a_counter_that_is_reset(board: Board, here: Transport) -> None:
-    with board.turning((hwmon(board, "energy1_input"), "resets", 3, 0)):
-        found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_a_counter_that_is_reset(rig: Rig, here: Transport) -> None:
+    with rig.turning((hwmon(rig, "energy1_input"), "resets", 3, 0)):
+        found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert "went back" in str(found.reason)
 
 
-def battery(board: Board, status: str = "Discharging", online: str = "0") -> str:
+def battery(rig: Rig, status: str = "Discharging", online: str = "0") -> str:
     folder = "sys/class/power_supply"
-    board.write(f"{folder}/battery/type", "Battery")
-    board.write(f"{folder}/battery/status", status)
-    board.write(f"{folder}/battery/voltage_now", "4000000")
-    board.write(f"{folder}/usb/type", "USB")
-    board.write(f"{folder}/usb/online", online)
-    return board.write(f"{folder}/battery/current_now", "-250000")
+    rig.write(f"{folder}/battery/type", "Battery")
+    rig.write(f"{folder}/battery/status", status)
+    rig.write(f"{folder}/battery/voltage_now", "4000000")
+    rig.write(f"{folder}/usb/type", "USB")
+    rig.write(f"{folder}/usb/online", online)
+    return rig.write(f"{folder}/battery/current_now", "-250000")
 
 
 @pytest.mark.parametrize(("status", "online"), [("Charging", "1"), ("Discharging", "1"), ("Not charging", "0")])
-def test_external_power_is_refused_before_any_work(board: Board, here: Transport, status: str, online: str) -> None:
-    battery(board, status, online)
-    found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_external_power_is_refused_before_any_work(rig: Rig, here: Transport, status: str, online: str) -> None:
+    battery(rig, status, online)
+    found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "refused"
     no_figures(found)
     assert "external power" in str(found.reason)
-    assert not board.loads
+    assert not rig.loads
 
 
-def test_external_power_during_the_pass_is_refused(board: Board, here: Transport) -> None:
-    battery(board)
+def test_external_power_during_the_pass_is_refused(rig: Rig, here: Transport) -> None:
+    battery(rig)
 
     def load(seconds: float) -> Run:
-        battery(board, online="1" if board.loads else "0")  # plugged in at the second window
-        return board.load(seconds)
+        battery(rig, online="1" if rig.loads else "0")  # plugged in at the second window
+        return rig.load(seconds)
 
-    found = energy.measure(None, here, load, **QUICK, root=str(board.root))
+    found = energy.measure(None, here, load, **QUICK, root=str(rig.root))
     assert found.state == "refused"
     no_figures(found)
 
 
-def test_a_gauge_that_refreshes_once_a_second_needs_long_windows(board: Board, here: Transport) -> None:
-    current = battery(board)
+def test_a_gauge_that_refreshes_once_a_second_needs_long_windows(rig: Rig, here: Transport) -> None:
+    current = battery(rig)
     scale = {"window_s": 1.8, "repeats": 2, "period_s": 0.1}
-    with board.turning((current, "watts", 0.02, 0)):  # uA, of 4 V
-        found = energy.measure(None, here, board.load, **scale, root=str(board.root))
+    with rig.turning((current, "watts", 0.02, 0)):  # uA, of 4 V
+        found = energy.measure(None, here, rig.load, **scale, root=str(rig.root))
     assert found.state == "not resolvable"
     no_figures(found)
     assert found.resolution_j is not None
     assert found.resolution_j > 4 * (LOAD_W - IDLE_W) * 0.9  # a second at each edge, here of 4 V x 5 A
 
 
-def test_no_source(board: Board, here: Transport) -> None:
-    board.root.mkdir()
-    found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_no_source(rig: Rig, here: Transport) -> None:
+    rig.root.mkdir()
+    found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert all(name in str(found.reason) for name in energy.ORDER)
-    assert not board.loads
+    assert not rig.loads
 
 
-def test_a_source_that_cannot_be_read_gives_the_remedy(board: Board, here: Transport) -> None:
-    Path(rapl(board)).mkdir()
-    found = energy.measure(None, here, board.load, **QUICK, root=str(board.root))
+def test_a_source_that_cannot_be_read_gives_the_remedy(rig: Rig, here: Transport) -> None:
+    Path(rapl(rig)).mkdir()
+    found = energy.measure(None, here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert "chmod" in str(found.reason)
@@ -306,45 +310,45 @@ def test_a_source_that_cannot_be_read_gives_the_remedy(board: Board, here: Trans
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody who may not read")
-def test_a_counter_that_only_root_may_read(board: Board, tmp_path: Path) -> None:
-    counter = Path(rapl(board))
+def test_a_counter_that_only_root_may_read(rig: Rig, tmp_path: Path) -> None:
+    counter = Path(rapl(rig))
     counter.write_text("1\n")
     counter.chmod(0o400)
     script = energy.plugins.use("meters", Use(name="rapl"))[0].script(None)
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(folder.stat().st_mode | 0o005)
-    argv = ["sh", "-c", script, "edgekit", str(board.root)]
+    argv = ["sh", "-c", script, "edgekit", str(rig.root)]
     done = subprocess.run(argv, capture_output=True, user=65534, group=65534, extra_groups=[], timeout=20, cwd="/")
     assert done.stdout == b"unreadable 262143328850 package-0\n"
     assert done.stderr == b""
 
 
-def test_the_meter_that_is_named_is_the_only_one_tried(board: Board, here: Transport) -> None:
-    battery(board)
-    found = energy.measure(Use(name="rapl"), here, board.load, **QUICK, root=str(board.root))
+def test_the_meter_that_is_named_is_the_only_one_tried(rig: Rig, here: Transport) -> None:
+    battery(rig)
+    found = energy.measure(Use(name="rapl"), here, rig.load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     assert "rapl" in str(found.reason)
     with pytest.raises(InputError, match="rails"):
-        energy.measure(Use(name="rapl", rails=["x"]), here, board.load, **QUICK, root=str(board.root))
+        energy.measure(Use(name="rapl", rails=["x"]), here, rig.load, **QUICK, root=str(rig.root))
 
 
-def test_sources_say_their_state(board: Board, here: Transport) -> None:
-    Path(rapl(board)).mkdir()
-    battery(board, "Charging", "1")
-    board.write("sys/bus/iio/devices/iio:device0/energy_value", "t=1\nCH1(T=1)[S2M_VDD_CPU2], 1\n")
-    Path(hwmon(board, "power1_input")).write_text("1000000\n")
-    found = {source.name: source for source in energy.sources(here, str(board.root))}
+def test_sources_say_their_state(rig: Rig, here: Transport) -> None:
+    Path(rapl(rig)).mkdir()
+    battery(rig, "Charging", "1")
+    rig.write("sys/bus/iio/devices/iio:device0/energy_value", "t=1\nCH1(T=1)[S2M_VDD_CPU2], 1\n")
+    Path(hwmon(rig, "power1_input")).write_text("1000000\n")
+    found = {source.name: source for source in energy.sources(here, str(rig.root))}
     assert tuple(found) == energy.ORDER
     assert {name: source.state for name, source in found.items()} == {
         "odpm": "on external power", "ina3221": "absent", "pmic": "absent", "rapl": "unusable",
         "battery": "on external power", "hwmon": "ready",
     }  # fmt: skip
     assert "root" in found["rapl"].said
-    assert found["hwmon"].said == "hwmon sensor: board power1"
+    assert found["hwmon"].said == "hwmon sensor: chip power1"
 
 
 def test_without_fractions_of_seconds_in_date(
-    board: Board, here: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, here: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As busybox's `date`: the loop goes by /proc/uptime, on the same clock as the runner."""
     tools = tmp_path / "tools"
@@ -354,8 +358,8 @@ def test_without_fractions_of_seconds_in_date(
     date.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     assert subprocess.run(["date", "+%s.%N"], capture_output=True, text=True).stdout.endswith(".%N\n")
-    with board.turning((rapl(board), "counter", 1, 0)):
-        right(energy.measure(None, here, board.load, **SCALE, root=str(board.root)))
+    with rig.turning((rapl(rig), "counter", 1, 0)):
+        right(energy.measure(None, here, rig.load, **SCALE, root=str(rig.root)))
 
 
 def instrument(tmp_path: Path) -> Path:
@@ -364,91 +368,91 @@ def instrument(tmp_path: Path) -> Path:
     return file
 
 
-def test_an_instruments_file_is_laid_over_the_windows(board: Board, here: Transport, tmp_path: Path) -> None:
+def test_an_instruments_file_is_laid_over_the_windows(rig: Rig, here: Transport, tmp_path: Path) -> None:
     file = instrument(tmp_path)
     use = Use(name="trace", file=str(file), offset_s=-3600)
-    with board.turning((str(file), "row", 3600, 0)):  # its clock is an hour ahead
+    with rig.turning((str(file), "row", 3600, 0)):  # its clock is an hour ahead
         time.sleep(0.1)
-        found = energy.measure(use, here, board.load, **SCALE)
+        found = energy.measure(use, here, rig.load, **SCALE)
     right(found)
     assert found.source == "external instrument: power"
 
 
 def test_an_instruments_file_that_ends_before_the_pass_is_refused(
-    board: Board, here: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rig: Rig, here: Transport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = instrument(tmp_path)
     monkeypatch.setattr(energy, "_FILE_S", 0.5)
-    with board.turning((str(file), "row", 0, 0)):
+    with rig.turning((str(file), "row", 0, 0)):
         time.sleep(0.1)
-    found = energy.measure(Use(name="trace", file=str(file)), here, board.load, **QUICK)
+    found = energy.measure(Use(name="trace", file=str(file)), here, rig.load, **QUICK)
     assert found.state == "refused"
     no_figures(found)
     assert "before the pass did" in str(found.reason)
 
 
-def test_an_instruments_file_that_began_late_is_refused(board: Board, here: Transport, tmp_path: Path) -> None:
+def test_an_instruments_file_that_began_late_is_refused(rig: Rig, here: Transport, tmp_path: Path) -> None:
     file = tmp_path / "trace.csv"
     late = time.time() + 0.8
     rows = "".join(f"{late + n / 100:.2f},{1 + n % 7}\n" for n in range(3000))
     file.write_text(f"time,power\n{rows}")
-    found = energy.measure(Use(name="trace", file=str(file)), here, board.load, **QUICK)
+    found = energy.measure(Use(name="trace", file=str(file)), here, rig.load, **QUICK)
     assert found.state == "refused"
     no_figures(found)
     assert "does not cover" in str(found.reason)
 
 
-def test_an_instruments_file_that_is_not_there(board: Board, here: Transport, tmp_path: Path) -> None:
-    found = energy.measure(Use(name="trace", file=str(tmp_path / "no.csv")), here, board.load, **QUICK)
+def test_an_instruments_file_that_is_not_there(rig: Rig, here: Transport, tmp_path: Path) -> None:
+    found = energy.measure(Use(name="trace", file=str(tmp_path / "no.csv")), here, rig.load, **QUICK)
     assert found.state == "unavailable"
     assert "start the instrument first" in str(found.reason)
-    assert not board.loads
+    assert not rig.loads
 
 
-def test_a_load_that_fails_ends_the_loop_too(board: Board, here: Transport) -> None:
+def test_a_load_that_fails_ends_the_loop_too(rig: Rig, here: Transport) -> None:
     def load(seconds: float) -> Run:
-        assert len(board.readers()) >= 1
+        assert len(rig.readers()) >= 1
         raise DeviceError("the runner was killed")
 
-    with board.turning((rapl(board), "counter", 1, 0)), pytest.raises(DeviceError, match="the runner was killed"):
-        energy.measure(None, here, load, **QUICK, root=str(board.root))
+    with rig.turning((rapl(rig), "counter", 1, 0)), pytest.raises(DeviceError, match="the runner was killed"):
+        energy.measure(None, here, load, **QUICK, root=str(rig.root))
 
 
 @pytest.mark.parametrize(("times", "says"), [((None, None), "measured nothing"), ((5.0, 5.1), "ended after 0.1 s")])
 def test_a_load_that_did_not_last(
-    board: Board, here: Transport, times: tuple[float | None, float | None], says: str
+    rig: Rig, here: Transport, times: tuple[float | None, float | None], says: str
 ) -> None:
     load: Callable[[float], Run] = lambda seconds: ran(*times)  # noqa: E731
-    with board.turning((rapl(board), "counter", 1, 0)):
+    with rig.turning((rapl(rig), "counter", 1, 0)):
         if times[0] is None:
             with pytest.raises(DeviceError, match=says):
-                energy.measure(None, here, load, **QUICK, root=str(board.root))
+                energy.measure(None, here, load, **QUICK, root=str(rig.root))
             return
-        found = energy.measure(None, here, load, **QUICK, root=str(board.root))
+        found = energy.measure(None, here, load, **QUICK, root=str(rig.root))
     assert found.state == "unavailable"
     no_figures(found)
     assert says in str(found.reason)
 
 
-def test_a_loop_that_is_killed_leaves_no_figure(board: Board, here: Transport) -> None:
+def test_a_loop_that_is_killed_leaves_no_figure(rig: Rig, here: Transport) -> None:
     def load(seconds: float) -> Run:
-        for pid in board.readers():
+        for pid in rig.readers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return board.load(seconds)
+        return rig.load(seconds)
 
-    with board.turning((rapl(board), "counter", 1, 0)):
+    with rig.turning((rapl(rig), "counter", 1, 0)):
         try:
-            found = energy.measure(None, here, load, **QUICK, root=str(board.root))
+            found = energy.measure(None, here, load, **QUICK, root=str(rig.root))
         except DeviceError:
             return  # the leash was among the killed: a lost link
     assert found.state == "unavailable"
     no_figures(found)
 
 
-def test_one_window_gives_no_interval(board: Board, here: Transport) -> None:
+def test_one_window_gives_no_interval(rig: Rig, here: Transport) -> None:
     with pytest.raises(InputError, match="2 windows"):
-        energy.measure(None, here, board.load, window_s=1, repeats=1)
+        energy.measure(None, here, rig.load, window_s=1, repeats=1)
 
 
 @pytest.mark.parametrize(
@@ -459,3 +463,72 @@ def test_t_quantile(degrees: int, value: float) -> None:
     """Published tables of Student's t."""
     assert energy.t_quantile(degrees) == pytest.approx(value, abs=1e-3)
     assert math.isfinite(energy.t_quantile(degrees))
+
+
+# On the lab's devices, whose own shells turn the counter and hold the clock.
+
+TURN_THERE = """
+mkdir -p "$1/sys/class/powercap/intel-rapl:0" && cd "$1/sys/class/powercap/intel-rapl:0" || exit
+echo package-0 >name; echo 100000000 >max_energy_range_uj
+uj=99000000 before=
+while :; do
+  read -r t rest </proc/uptime; t=${t%.*}${t#*.}
+  watts=1; [ -e "$1/busy" ] && watts=6
+  uj=$(( (uj + watts * 10000 * (t - ${before:-$t})) % 100000000 )); before=$t
+  echo "$uj" >energy.new; mv energy.new energy_uj
+  sleep 0.03
+done
+"""
+LOAD_THERE = """
+now; echo "$t"; : >"$1/busy"; sleep "$2"; rm "$1/busy"; now; echo "$t"
+"""
+
+
+def measured_on(transport: Transport, root: str, period_s: float = 0.1) -> Energy:
+    """A pass on a device with a counter of its own, in `root`, which is gone afterwards."""
+
+    def load(seconds: float) -> Run:
+        script = energy._CLOCK + LOAD_THERE
+        done = transport.run(["sh", "-c", script, "load", root, f"{seconds}"], 30)
+        began_s, ended_s = map(float, done.good("the load").split())
+        return ran(began_s, ended_s)
+
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        turning = pool.submit(transport.run, ["sh", "-c", TURN_THERE, "turn", root], 120, stop)
+        try:
+            ready = ["sh", "-c", 'until [ -e "$1/sys/class/powercap/intel-rapl:0/energy_uj" ]; do :; done', "w", root]
+            transport.run(ready, 15).good("waiting for the counter")
+            return energy.measure(
+                Use(name="rapl"), transport, load, window_s=2.5, repeats=2, period_s=period_s, root=root
+            )
+        finally:
+            stop.set()
+            turning.result()
+            transport.run(["rm", "-rf", root], 15)
+
+
+@pytest.mark.target
+def test_over_ssh(sshd: lab.Sshd) -> None:
+    with ssh.connect(ssh.Params(host=sshd.host, config=str(sshd.config))) as transport:
+        right(measured_on(transport, str(sshd.home / "e $(touch x)'\"")))
+    lab.wait_for("the last process there to end", lambda: sshd.processes() == [])
+
+
+@pytest.mark.target
+def test_on_a_phone_by_both_adb_clients(adb: lab.AdbServer, adbd: Callable[..., lab.Adbd]) -> None:
+    """mksh, which counts in 32 bits, and toybox. Its battery is a source too."""
+    phone = adbd()
+    with link.connect(link.Params(serial=adb.connect(phone))) as transport:
+        right(measured_on(transport, "/data/local/tmp/energy"))
+        found = {source.name: source.state for source in energy.sources(transport)}
+        assert found["battery"] == "ready"
+        assert found["odpm"] == "absent"
+    assert phone.processes() == []
+
+
+@pytest.mark.target
+def test_on_the_board(board: lab.Board) -> None:
+    """busybox, whose `date` knows no fractions of seconds."""
+    with ssh.connect(ssh.Params(host=board.host, config=str(board.config))) as transport:
+        right(measured_on(transport, "/tmp/energy", period_s=0.25), within=0.15)
