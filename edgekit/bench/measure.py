@@ -183,7 +183,7 @@ def place(
         start, library = (python, f"{desk.folder}/runner.py"), None
     else:
         _same_machine(device, facts)
-        folder = build.find(_target(device))
+        folder = build.find(kit_target(device))
         kit = build.read(folder)
         if format not in kit.libraries:
             raise InputError(
@@ -217,8 +217,8 @@ def _same_machine(device: Device, facts: DeviceFacts) -> None:
         )
 
 
-def _target(device: Device) -> str:
-    """Which of the runner's targets a device is."""
+def kit_target(device: Device) -> str:
+    """Which of the runner's targets a device is. Raises `InputError` for a host that is none."""
     if device.os == "android":
         return "android"
     abi = _abi(device)

@@ -144,19 +144,23 @@ def build(
 
 
 def find(target: str) -> Path:
-    """The folder of the kit that was built last for `target` by this edgekit, built now for a Linux target that has
-    none. Raises `InputError` with the command to give where it cannot be."""
-    wanted = _target(target)
-    kits = [folder for folder in _cache().glob(f"{wanted}-*") if _whole(folder)]
-    fresh = [folder for folder in kits if read(folder).versions.get("runner") == sources()[:16]]
-    if fresh:
-        return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime_ns)
-    if wanted == "android":
+    """The folder of the kit that is `at_hand` for `target`, built now for a Linux target that has none. Raises
+    `InputError` with the command to give where it cannot be."""
+    if folder := at_hand(target):
+        return folder
+    if target == "android":
         raise InputError(
             "no runner for android has been built by this edgekit yet: edgekit runner build --target android --ndk NDK "
             "--runtime-lib libLiteRt.so (see the README for a way without an NDK)"
         )
-    return build(wanted)
+    return build(target)
+
+
+def at_hand(target: str) -> Path | None:
+    """The folder of the kit that was built last for `target` by this edgekit; `None` where there is none yet."""
+    kits = [folder for folder in _cache().glob(f"{_target(target)}-*") if _whole(folder)]
+    fresh = [folder for folder in kits if read(folder).versions.get("runner") == sources()[:16]]
+    return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime, default=None)
 
 
 def read(folder: Path) -> Kit:
