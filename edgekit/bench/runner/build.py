@@ -160,7 +160,7 @@ def at_hand(target: str) -> Path | None:
     """The folder of the kit that was built last for `target` by this edgekit; `None` where there is none yet."""
     kits = [folder for folder in _cache().glob(f"{_target(target)}-*") if _whole(folder)]
     fresh = [folder for folder in kits if read(folder).versions.get("runner") == sources()[:16]]
-    return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime, default=None)
+    return max(fresh, key=lambda folder: (folder / "kit.json").stat().st_mtime_ns, default=None)
 
 
 def read(folder: Path) -> Kit:
