@@ -261,3 +261,34 @@ class Calibration(Record):
     smallest_effect: float
     """The least relative change that this many pairs can resolve with 95 % confidence."""
     at: str
+
+
+class State(Record):
+    """A known device as `edgekit devices` lists it."""
+
+    name: str
+    description: str
+    link: str | None
+    """The transport's name."""
+    state: Literal["ready", "not reachable", "no link", "broken record"]
+    missing: tuple[str, ...]
+    """What is missing to use it."""
+
+
+class Finding(Record):
+    """One thing that a measurement rests on, as the doctor found it."""
+
+    what: str
+    found: str
+    verdict: Literal["good", "bad", "unknown", "note"]
+    """`bad` keeps a bench from working; `unknown` makes its figures less certain."""
+    remedy: str | None = None
+
+
+class Doctor(Record):
+    """What the doctor found on one device."""
+
+    device: str
+    good: bool
+    """Nothing is bad."""
+    findings: tuple[Finding, ...]
