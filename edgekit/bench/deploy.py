@@ -34,7 +34,7 @@ alive() {
 # A file that is no program tells whether programs may be run: without that right it is refused before it is looked at.
 _KEEPER = rf"""{_HOUSE}
 who=$2
-fail() {{ printf '%s %s' "$1" "$2" | tr '\n' ' '; echo; exit 1; }}
+fail() {{ state=$1; set -f; set -- $2; printf '%s\n' "$state $*"; exit 1; }}
 if ! [ -e "$top/.edgekit" ]; then
     said=$(mkdir -p "$top" 2>&1) || fail failed "$said"
     ! [ -e "$top/run" ] && ! [ -e "$top/cache" ] || fail foreign "$top"
@@ -48,6 +48,7 @@ if there=$(readlink "$top/lock"); then
     rm -f "$top/lock.$$"
 fi
 trap 'exit 0' TERM INT HUP
+trap '' PIPE
 said=$(ln -s "$$ $who" "$top/lock" 2>&1) || {{
     there=$(readlink "$top/lock") && fail busy "$there"
     fail failed "$said"

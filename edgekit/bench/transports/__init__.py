@@ -63,8 +63,9 @@ kill -s KILL "$guard" 2>/dev/null; kill -s KILL -- "-$guard" 2>/dev/null
 _RECEIVE = r"""
 umask 077; export LC_ALL=C
 part=$1.part
-drop() { rm -f "$part"; exit 1; }
+drop() { rm -f "$part"; [ -z "$1" ] || echo "$1" >&2; exit 1; }
 trap drop TERM INT HUP
+trap '' PIPE
 digest() {
     for tool in sha256sum "busybox sha256sum" "toybox sha256sum" "shasum -a 256"; do
         if command -v ${tool%% *} >/dev/null && found=$($tool 2>/dev/null <"$part"); then return; fi
@@ -73,7 +74,7 @@ digest() {
     return 1
 }
 cat >"$part" && digest || drop
-[ "${found%% *}" = "$2" ] || { echo "came with sha256 ${found%% *}, expected $2" >&2; drop; }
+[ "${found%% *}" = "$2" ] || drop "came with sha256 ${found%% *}, expected $2"
 chmod 700 "$part" && mv -f "$part" "$1" || drop
 """
 _GRACE_S = 7.0

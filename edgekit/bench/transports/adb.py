@@ -58,7 +58,7 @@ def connect(params: Params) -> Generator[Transport]:
     """The device's shell; see `transports.Link`."""
     adb = _adb(params)
     serial = _ready(adb, params)
-    yield Transport(f"adb {serial}", (*adb, "-s", serial, "shell"), _why)
+    yield Transport(f"adb {_shown(serial)}", (*adb, "-s", serial, "shell"), _why)
 
 
 def devices(params: Params) -> tuple[tuple[str, str, str], ...]:
@@ -126,8 +126,12 @@ def _ready(adb: tuple[str, ...], params: Params) -> str:
     if state != "device":
         others = ", ".join(states) or "no other"
         remedy = _STATES.get(state, f"adb says {state!r}; let it start up, then try again").format(others=others)
-        raise DeviceError(f"adb {serial}: {remedy}")
+        raise DeviceError(f"adb {_shown(serial)}: {remedy}")
     return serial
+
+
+def _shown(serial: str) -> str:
+    return serial if serial.isprintable() and " " not in serial else repr(serial)
 
 
 _STATES = {
@@ -164,8 +168,9 @@ def _connected(adb: tuple[str, ...], address: str) -> dict[str, str]:
 
 
 def _why(code: int, stderr: bytes) -> str:
-    """Why adb failed, as it says and as it helps."""
-    said, words = stderr.decode(errors="replace").lower(), last_words(stderr)
+    """Why adb failed, as it says (`error: closed`, `adb: no devices`) and as it helps; the command spoke there too."""
+    own = b"\n".join(line for line in stderr.splitlines() if line.startswith((b"error:", b"adb:", b"adb.exe:", b"* ")))
+    said, words = own.decode(errors="replace").lower(), last_words(own)
     for sign, reason in {
         "not found": "the device is gone; plug it in again",
         "no devices": "the device is gone; plug it in again",
@@ -176,4 +181,4 @@ def _why(code: int, stderr: bytes) -> str:
     }.items():
         if sign in said:
             return f"{reason} ({words})"
-    return f"adb ended with {code} ({words or 'it printed nothing'}); is the device still attached and on?"
+    return f"adb ended with {code} ({words or 'it said nothing'}); is the device still attached and on?"

@@ -78,7 +78,7 @@ def connect(params: Params) -> Generator[Transport]:
             "-T",
             *_options("ControlMaster=no", socket, "ProxyCommand=false", "LogLevel=ERROR"),
         ]
-        opened = Transport(name, (*client, "--", params.host), lost)
+        opened = Transport(name, (*client, "--", params.host), _broken)
         limit = _CONNECT_S + 10.0
         # all else has ended when it is closed, so that it is not waited for: the device may be gone
         with transports.held([*master, "--", params.host, waiting], name, limit, mark, lost, opened.stopping, 0):
@@ -115,10 +115,8 @@ _REASONS = {
     "no route to host": "the network knows no way to it; is it on, and in this network?",
     "network is unreachable": "the network knows no way to it; is this host connected?",
     "timed out": "it does not answer; is it on, and does a firewall let SSH pass?",
-    "timeout, server": "it does not answer any more; is it hung, or the network gone?",
-    "closed by unknown port": "the connection is gone; is the device still on, and its network up?",
-    "connection reset": "the connection broke; is the device still on, and its network up?",
-    "broken pipe": "the connection broke; is the device still on, and its network up?",
+    "connection closed": "it closed the connection; see what its sshd logs",
+    "connection reset": "it closed the connection; see what its sshd logs",
 }
 
 
@@ -129,6 +127,10 @@ def _why(params: Params, code: int, stderr: bytes) -> str:
     for sign, reason in _REASONS.items():
         if sign in said:
             return f"{reason.format(host=params.host)} ({words})"
-    if not words:
-        return f"the connection broke (ssh ended with {code}); is the device still on, and its network up?"
-    return f"ssh ended with {code}: {words}; try it by hand: ssh {params.host}"
+    return f"ssh ended with {code}: {words or 'it said nothing'}; try it by hand: ssh {params.host}"
+
+
+def _broken(code: int, stderr: bytes) -> str:
+    """Why a command had no end. What stands in stderr may be the command's own words."""
+    words = last_words(stderr)
+    return f"ssh ended with {code}{f' ({words})' if words else ''}; is the device still on, and its network up?"
