@@ -133,7 +133,7 @@ def _of_device(result: RunResult) -> Iterator[str]:
         last = memory.phases[-1]
         yield (
             f"  memory: peak {size(memory.peak_rss_bytes)} at {memory.peak_phase.replace('_', ' ')}{floor}; at the end "
-            f"anonymous {size(last.anon_bytes)}, file-backed {size(last.file_bytes)}"
+            f"anonymous {size(last.anon_bytes)}, file-backed {size(last.file_bytes + last.shmem_bytes)}"
         )
         if memory.python_peak_rss_bytes is not None:
             yield f"  memory: the same in a Python process: peak {size(memory.python_peak_rss_bytes)}"
@@ -234,3 +234,30 @@ def _text(table: "Table", width: int = 200) -> str:
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+
+def devices(states: Sequence[State]) -> str:
+    """The known devices: a row each, and below it what is missing to use it."""
+    width = max((len(state.name) for state in states), default=0)
+    lines: list[str] = []
+    for state in states:
+        about = " ".join(part for part in (state.description, f"({state.link})" if state.link else "") if part)
+        lines.append(f"{_plain(state.name):<{min(width, 24)}}  {state.state:<13}  {_plain(about)}".rstrip())
+        lines += [f"    missing: {_plain(one)}" for one in state.missing]
+    return "\n".join(_wrapped(lines))
+
+
+def doctor(found: Doctor) -> str:
+    """What the doctor found: a line each with its verdict, remedies below."""
+    lines: list[str] = []
+    for finding in found.findings:
+        lines.append(f"{finding.verdict:<7} {finding.what}: {_plain(finding.found)}")
+        lines += [f"          do: {_plain(finding.remedy)}"] if finding.remedy else []
+    bad = sum(finding.verdict == "bad" for finding in found.findings)
+    lines.append(f"{found.device}: ready to bench" if found.good else f"{found.device}: {bad} to mend before a bench")
+    return "\n".join(_wrapped(lines))
+
+
+def _plain(text: str) -> str:
+    """Text that came from a device or a file, on one line of a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in " / ".join(text.splitlines()))

@@ -140,7 +140,7 @@ def measure(
         placed, unverified = place(device, transport, desk, subject, facts, wanted)
         _say(device, "checking outputs")
         checks = _check(device, placed, expected)
-        before = conditions.wait_until_ready(device, transport, clock)
+        before = conditions.wait_until_ready(device, transport, clock, placed.cpus)
         with conditions.watch(transport, clock) as during:
             latency = tuple(_latency(device, placed, length, wanted.seconds) for length in subject.lengths)
             sustained = None
