@@ -1,12 +1,12 @@
 """Results as text for a terminal: at most 80 columns, read from records alone."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.records import Built, StageRow
-from edgekit.results import Benched, BudgetCheck, Calibration, Energy, RunResult
+from edgekit.results import Benched, BudgetCheck, Calibration, Doctor, Energy, RunResult, State
 
 if TYPE_CHECKING:
     from rich.table import Table

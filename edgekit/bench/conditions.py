@@ -216,7 +216,7 @@ def missed(wanted: Preconditions, reading: Reading, cpus: Sequence[int] | None =
     if (name := wanted.governor) is not None:
         seen = {core: reading.governors[core] for core in cpus or reading.governors if core in reading.governors}
         others = {core: governor for core, governor in seen.items() if governor != name}
-        now = f"governor {_by_cores(others)}, this benchmark needs {name}"
+        now = f"governor {by_cores(others)}, this benchmark needs {name}"
         demand("governor", seen or None, not others, now, "set it there (as root) or change")
     if (limit := wanted.max_load) is not None:
         load = reading.load
@@ -472,7 +472,7 @@ def _record(name: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _by_cores(values: dict[int, str]) -> str:
+def by_cores(values: dict[int, str]) -> str:
     """`schedutil on cores 4, 5`, by value."""
     found = {value: [str(core) for core in values if values[core] == value] for value in dict.fromkeys(values.values())}
     return ", ".join(f"{value} on core{'s' * (len(cores) > 1)} {', '.join(cores)}" for value, cores in found.items())
@@ -576,7 +576,7 @@ def _unsteady(readings: Sequence[Reading], cpus: Sequence[int] | None) -> Genera
     others = {core: name for core, name in last.items() if core in (cpus or [core]) and name != "performance"}
     if others:
         yield (
-            f"governor: {_by_cores(others)}; clocks follow the load and cost a few percent of repeatability: "
+            f"governor: {by_cores(others)}; clocks follow the load and cost a few percent of repeatability: "
             "set performance there where you may (root)"
         )
     powered = [reading.charging for reading in readings if reading.charging is not None]
