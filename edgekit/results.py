@@ -270,7 +270,7 @@ class State(Record):
     description: str
     link: str | None
     """The transport's name."""
-    state: Literal["ready", "not reachable", "no link", "broken record"]
+    state: Literal["ready", "incomplete", "not reachable", "no link", "broken record"]
     missing: tuple[str, ...]
     """What is missing to use it."""
 

@@ -32,7 +32,7 @@ _LONGEST_WATCH_S = 24 * 3600.0
 
 # In all scripts `$1` is the root of the file system: empty, or a recorded tree in tests. `echo` and not `printf`, which
 # is a program of its own in Android's shell.
-_FACTS = (
+FACTS = (
     GET
     + r"""
 root=$1
@@ -74,6 +74,7 @@ df -P -k "$2" 2>/dev/null | while IFS= read -r v; do echo "df $v"; done
 :
 """
 )
+"""What does not change. `$2` is the work folder."""
 _NAMES = """
 names() {
   for d in "$1"/sys/class/thermal/thermal_zone*; do
@@ -104,7 +105,7 @@ look() {
   done
 }
 """
-_READ = (
+READ = (
     GET
     + _NAMES
     + _LOOK
@@ -122,7 +123,8 @@ fi
 :
 """
 )
-_WATCH = (
+"""One look, with the load over a second, in which 20 devices on one host have something else than work to do."""
+WATCH = (
     GET
     + _NAMES
     + _LOOK
@@ -135,16 +137,17 @@ while :; do
 done
 """
 )
+"""A look every `$2` seconds, without `dumpsys`, which starts a program and wakes a service."""
 
 
 def facts(transport: Transport, folder: str) -> DeviceFacts:
     """What the device says of itself; `folder` is where its free space counts. Raises `DeviceError`."""
-    return parse_facts(_asked(transport, "facts", _FACTS, folder))
+    return parse_facts(_asked(transport, "facts", FACTS, folder))
 
 
 def read(transport: Transport, began: float) -> Reading:
     """The device's condition now; takes a second. `began` is `time.monotonic()` when the bench began."""
-    text = _asked(transport, "reading", _READ)
+    text = _asked(transport, "reading", READ)
     return parse_reading(text, time.monotonic() - began)
 
 
@@ -156,7 +159,7 @@ def watch(transport: Transport, began: float, period_s: float = 5) -> Generator[
     """
     readings: list[Reading] = []
     stop = threading.Event()
-    argv = ["sh", "-c", _WATCH, "edgekit-watch", "", f"{period_s:g}"]
+    argv = ["sh", "-c", WATCH, "edgekit-watch", "", f"{period_s:g}"]
     start = time.monotonic() - began
     with ThreadPoolExecutor(1) as pool:
         looking = pool.submit(transport.run, argv, _LONGEST_WATCH_S, stop)

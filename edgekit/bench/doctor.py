@@ -106,9 +106,10 @@ def _state(device: Device, answer: str) -> State:
         missing.insert(0, f'a record of your own with base = "{device.name}" and its link')
     elif answer:
         missing.insert(0, answer)
+    state = "no link" if device.link is None else "not reachable" if answer else "incomplete" if missing else "ready"
     return State(
-        name=device.name, description=device.description, link=device.link and device.link.name,
-        state="no link" if device.link is None else "not reachable" if answer else "ready", missing=tuple(missing),
+        name=device.name, description=device.description, link=device.link and device.link.name, state=state,
+        missing=tuple(missing),
     )  # fmt: skip
 
 
@@ -232,11 +233,13 @@ def _kit(device: Device) -> Finding:
         return Finding(what="runner", found=found, verdict="bad", remedy="--runner python")
     folder = build.at_hand(target)
     if folder is None and target != "android" and importlib.util.find_spec("ziglang"):
-        return Finding(what="runner", found=f"none for {target} yet; the first bench makes it", verdict="note")
+        return Finding(
+            what="runner", found=f"no native runner for {target} yet; the first bench makes it", verdict="note"
+        )
     if folder is None:
         android = " --ndk NDK --runtime-lib libLiteRt.so"
         remedy = f"edgekit runner build --target {target}" + (android if target == "android" else "")
-        return Finding(what="runner", found=f"none for {target} yet", verdict="bad", remedy=remedy)
+        return Finding(what="runner", found=f"no native runner for {target} yet", verdict="bad", remedy=remedy)
     kit = build.read(folder)
     libraries = ", ".join(f"{format} {kit.versions.get(format, 'of your own')}" for format in kit.libraries)
     found = f"{target} with {libraries or 'no runtime'}" + (f"; unverified: {kit.unverified}" if kit.unverified else "")
