@@ -217,18 +217,18 @@ def _probed(transport: Transport, use: Use, root: str) -> _Meter:
 
 def _source(transport: Transport, wanted: Use | None, root: str) -> _Meter:
     """The meter asked for, or the first that answers."""
-    silent: list[_Meter] = []
+    there: list[str] = []
+    absent: list[str] = []
     for use in [wanted] if wanted else [Use(name=name) for name in ORDER]:
         meter = _probed(transport, use, root)
         if isinstance(meter.first, Silence):
-            silent.append(meter)
+            (there if meter.first.there else absent).append(f"{meter.name}: {meter.first.reason}")
         elif meter.first.charging:
-            raise _NoFigure(_PLUGGED, "refused")
+            raise _NoFigure("; ".join([_PLUGGED, *there]), "refused")
         else:
             return meter
-    there = [meter for meter in silent if isinstance(meter.first, Silence) and meter.first.there]
-    reasons = [f"{m.name}: {m.first.reason}" for m in there or silent if isinstance(m.first, Silence)]
-    raise _NoFigure("; ".join(reasons) + ("" if there or wanted else "; an instrument's file can be named as meter"))
+    hint = [] if there or wanted else ["an instrument's file can be named as meter"]
+    raise _NoFigure("; ".join([*(there or absent), *hint]))
 
 
 def _file(path: Path) -> str | Silence:
