@@ -158,17 +158,19 @@ static void read_options(int count, char **words) {
     if (!options.deadline_s) refuse("missing option", "--deadline-s");
 }
 
+static cpu_set_t cores;
+
 static void keep_to_cpus(void) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
+    CPU_ZERO(&cores);
     for (const char *at = options.cpus; *at;) {
         char *end;
         long cpu = strtol(at, &end, 10);
-        if (end == at || cpu < 0 || cpu >= CPU_SETSIZE || (*end && *end != ',')) refuse("not core numbers:", options.cpus);
-        CPU_SET((int)cpu, &set);
+        if (end == at || cpu < 0 || cpu >= CPU_SETSIZE || (*end && (*end != ',' || !end[1])))
+            refuse("not core numbers:", options.cpus);
+        CPU_SET((int)cpu, &cores);
         at = *end ? end + 1 : end;
     }
-    if (sched_setaffinity(0, sizeof set, &set)) fail("cpus", "cannot run on the cores %s: %m", options.cpus);
+    if (sched_setaffinity(0, sizeof cores, &cores)) fail("cpus", "cannot run on the cores %s: %m", options.cpus);
 }
 
 static void start_deadline(void) {
@@ -441,9 +443,10 @@ int main(int count, char **words) {
     fprintf(to, "{\"edgekit_runner\": 1, \"runner\": \"native\", \"format\": \"%s\", \"runtime\": \"%s\", \"library_version\": ",
             options.format, runtime->name);
     print_string(to, runtime->version(options.library));
-    fprintf(to, ", \"threads\": %ld, \"cpus\": ", options.threads);
-    if (options.cpus) fprintf(to, "[%s]", options.cpus);
-    else fprintf(to, "null");
+    fprintf(to, ", \"threads\": %ld, \"cpus\": %s", options.threads, options.cpus ? "[" : "null");
+    for (int cpu = 0, written = 0; options.cpus && cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &cores)) fprintf(to, "%s%d", written++ ? ", " : "", cpu);
+    if (options.cpus) fputc(']', to);
     fprintf(to, ", \"open_ns\": %" PRId64 ", \"load_ns\": %" PRId64 ", \"first_run_ns\": %" PRId64, open_ns, load_ns,
             first_run_ns);
     print_times(to, "warmup_ns", warmup.wall, warmup.count);

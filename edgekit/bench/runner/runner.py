@@ -42,7 +42,7 @@ def arguments():
         parser.add_argument(name, required=True)
     for name in ("--outputs", "--signature"):
         parser.add_argument(name)
-    parser.add_argument("--cpus", type=lambda text: [int(cpu) for cpu in text.split(",")])
+    parser.add_argument("--cpus", type=lambda text: sorted(int(cpu) for cpu in text.split(",")))
     parser.add_argument("--threads", type=int, default=1)
     for name in ("--warmup-s", "--repeat-s"):
         parser.add_argument(name, type=float, default=0)
@@ -52,7 +52,7 @@ def arguments():
     given = parser.parse_args()
     counts_fit = 1 <= given.threads <= 256 and all(0 <= n <= MOST_SAMPLES for n in (given.warmup_n, given.repeat_n))
     times_fit = all(0 <= s <= 1e6 for s in (given.warmup_s, given.repeat_s)) and 0 < given.deadline_s <= 1e6
-    if not (counts_fit and times_fit):
+    if not (counts_fit and times_fit and min(given.cpus or [0]) >= 0):
         parser.error("a number is out of its range")
     if given.library and given.library not in MODULES[given.format]:
         parser.error(f"{given.library} does not run {given.format}")
@@ -149,7 +149,7 @@ def open_library(format, wanted):
             why = error
             continue
         return module, name, version_of(name)
-    raise Failure("library", "none of {} can be imported: {}".format(", ".join(tried), why)) from None
+    raise Failure("library", f"none of {', '.join(tried)} can be imported: {why}") from None
 
 
 def version_of(name):

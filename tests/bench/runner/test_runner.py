@@ -1,5 +1,6 @@
 """Both runners, run for real on this host on tiny models: what they answer, measure, and say of what is wrong."""
 
+import ast
 import resource
 import subprocess
 import sys
@@ -30,6 +31,10 @@ class Bench:
     start: list[str]
     libraries: Mapping[Format, str]
     folder: Path
+
+    @property
+    def python(self) -> bool:
+        return self.start[-1] == str(PYTHON)
 
     def run(
         self, format: Format, load: Load = QUICK, outputs: str | None = "out", **changed: str | None
@@ -103,7 +108,7 @@ def test_what_is_measured(bench: Bench, format: Format) -> None:
     assert sum(run.cpu_s) <= 2 * sum(run.samples_s) + 0.01
     assert run.began_s and run.ended_s and run.ended_s - run.began_s >= sum(run.samples_s) * 0.9
     assert run.threads == 1 and run.cpus == (0,)
-    assert run.runner == ("python" if PYTHON.name in bench.start[-1] else "native")
+    assert run.runner == ("python" if bench.python else "native")
     assert run.runtime == {"onnx": "onnxruntime", "tflite": "litert"}[format]
     assert run.library_version[0].isdigit()
 
@@ -249,13 +254,24 @@ def test_no_more_memory_than_the_limit(bench: Bench) -> None:
 @pytest.mark.target
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_empty_model_measures_the_runtimes_floor(bench: Bench, format: Format) -> None:
-    name = {"onnx": "x", "tflite": "x"}[format]
-    write_tensors(bench.folder / "one", [{name: np.array([2], np.float32)}])
+    write_tensors(bench.folder / "one", [{"x": np.array([2], np.float32)}])
     load = Load(signature={"onnx": None, "tflite": "empty"}[format], repeat_n=3, deadline_s=60)
     command = argv(bench.start, format, bench.libraries[format], str(EMPTY[format]), "one", "out", load)
     run = parse(subprocess.run(command, cwd=bench.folder, capture_output=True, timeout=60).stdout, "here")
     assert bench.outputs()[0]["y"].tolist() == [{"onnx": 2, "tflite": 4}[format]]
     assert run.phase("end").hwm_bytes < bench.said(format).phase("end").hwm_bytes + 2e6
+
+
+@pytest.mark.target
+@pytest.mark.parametrize("cpus", ["0,", ",0", "a", "0-1", "-1"])
+def test_cores_that_are_no_numbers(bench: Bench, cpus: str) -> None:
+    words = argv(bench.start, "tflite", bench.libraries["tflite"], "model.tflite", "in.tflite", None, QUICK)
+    done = subprocess.run([*words, "--cpus", cpus], cwd=bench.folder, capture_output=True, timeout=60)
+    assert done.returncode == 2 and not done.stdout
+
+
+def test_the_python_runner_is_written_for_old_pythons_too() -> None:
+    ast.parse(PYTHON.read_bytes(), feature_version=(3, 8))
 
 
 def test_the_empty_models_are_what_their_makers_make() -> None:
