@@ -91,6 +91,7 @@ def memory(name):
 
 
 def read_line(file, path):
+    """The next line of the inputs file, without its end."""
     line = file.readline(1000)
     if not line.endswith(b"\n"):
         raise Failure("inputs", f"{path}: is cut off, or no tensors file")
@@ -98,6 +99,7 @@ def read_line(file, path):
 
 
 def read_count(text, path):
+    """A count or dimension."""
     if not (text.isdigit() and len(text) < 19):
         raise Failure("inputs", f"{path}: a count should stand where it says {text[:40]!r}")
     return int(text)
@@ -131,6 +133,7 @@ def read_example(file, path):
 
 
 def write_example(file, example):
+    """One example's arrays by name, in the format of the inputs file."""
     file.write(b"%d\n" % len(example))
     for name, values in example.items():
         if values.dtype.name not in DTYPES:
@@ -153,6 +156,7 @@ def open_library(format, wanted):
 
 
 def version_of(name):
+    """The installed package's version."""
     from importlib import metadata
 
     try:
@@ -305,6 +309,7 @@ def run_examples(given, feed, call, named, phases):
 
 
 def main():
+    """Run, print the document, and end the process at once: the libraries need no tidying up."""
     given = arguments()
     document = os.dup(1)  # what libraries print there goes to stderr
     os.dup2(2, 1)
