@@ -336,7 +336,7 @@ def _reading(lines: Iterable[str], at_s: float, zones: dict[str, str]) -> Readin
             what, _, found = value.partition(" ")
             batteries.setdefault(name, {})[what] = found
             supplies += [f"status {found}"] if what == "status" else []
-        elif key == "online":
+        elif key == "online" and _digits(name):
             supplies.append(line)
     battery = batteries.get("battery") or next(iter(batteries.values()), {})
     tenths, percent = whole(battery.get("temp", "")), whole(battery.get("capacity", ""))
