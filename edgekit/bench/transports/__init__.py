@@ -34,7 +34,9 @@ from edgekit.errors import DeviceError, InputError
 
 # `run` leads the group of the command, `guard` that of what ends it; for other users of the input (`fed`), only time
 # does. A group is killed by its leader first, so that the leader cannot add to it in between, nor before it has one.
+# `run`'s own shell may be gone too (adbd kills it with the link), or be stuck with output that nobody takes.
 # Plain POSIX for dash, bash, mksh and busybox, but for setsid: without a terminal, `set -m` gives no groups in dash.
+# `kill -KILL -123` is the one form that kills a group in all of them.
 # The input passes to `guard` as 0, since mksh closes what stands above 2 in the programs that it starts.
 _LEASH = r"""
 exec 3<&0 </dev/null
@@ -45,19 +47,21 @@ run=$!
 setsid sh -c '
 exec 3<&0
 sleep "$2" & timer=$!
-[ "$3" ] || { while read -r line; do :; done <&3; kill -s KILL "$timer"; } &
+[ "$3" ] || { while read -r line; do :; done <&3; kill -KILL "$timer"; } &
 exec 3<&-
 wait "$timer"
-kill -s TERM -- "-$1" || kill "$1"
-sleep 3; kill -s KILL "$1"; kill -s KILL -- "-$1"
-sleep 2; kill -s KILL "$4"; kill -s KILL 0
+kill -TERM "-$1" || kill "$1"
+for second in 1 2 3; do kill -0 "-$1" && sleep 1; done
+kill -KILL "$1"; kill -KILL "-$1"
+kill -0 "$4" && sleep 2 && kill -KILL "$4"
+kill -KILL 0
 ' edgekit "$run" "$seconds" "$fed" "$$" <&3 3<&- >/dev/null 2>&1 & guard=$!
 exec 3<&-
 wait "$run" 2>/dev/null; code=$?
 trap '' PIPE
-kill -s KILL -- "-$run" 2>/dev/null
+kill -KILL "-$run" 2>/dev/null
 printf '\n%s:%d\n' "$nonce" "$code"
-kill -s KILL "$guard" 2>/dev/null; kill -s KILL -- "-$guard" 2>/dev/null
+kill -KILL "$guard" 2>/dev/null; kill -KILL "-$guard" 2>/dev/null
 """
 # A file appears whole or not at all: no reader sees a part of it, and what fails leaves none.
 _RECEIVE = r"""
