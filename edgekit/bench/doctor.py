@@ -139,10 +139,9 @@ def _there(device: Device, transport: Transport, facts: DeviceFacts) -> Iterator
     yield _python(device, transport)
     reading = conditions.read(transport, time.monotonic())
     cpus = conditions.big_cores(facts, device.runtime.threads)
-    for unmet, can_come in conditions.missed(device.preconditions, reading, cpus):
+    for unmet, _ in conditions.missed(device.preconditions, reading, cpus):
         found, _, remedy = unmet.partition("; ")
-        hint = f" (a bench waits for it up to {device.preconditions.wait_s:.0f} s)" if can_come else ""
-        yield Finding(what="preconditions", found=found + hint, verdict="bad", remedy=remedy)
+        yield Finding(what="preconditions", found=found, verdict="bad", remedy=remedy)
     yield _governors(reading, cpus)
     yield _zones(reading)
     yield _power(reading)
