@@ -71,7 +71,7 @@ def main() -> int:
 def start(count: int, folder: Path, tiny: Path, stack: ExitStack) -> list[Device]:
     """Half of them by adb, half by ssh, each with the stub; names in order."""
     subject = check.subject(tiny, tiny, bundle.verify(tiny))
-    server = stack.enter_context(lab.adb_server(folder / "adb", lab.adb_client(36)))
+    server = stack.enter_context(lab.adb_server(folder, lab.adb_client(36)))
     os.environ.update(server.env)
     fleet: list[Device] = []
     for i in range(count):

@@ -126,7 +126,11 @@ def test_one_that_fails_does_not_spoil_the_others(tiny: Path, tmp_path: Path) ->
 
 
 def test_what_is_refused_before_any_device_is_touched(tiny: Path, tmp_path: Path) -> None:
-    for wanted, words in ((Wanted(lengths=(17,)), "--length 17"), (Wanted(score=True), "files|data")):
+    for wanted, words in (
+        (Wanted(lengths=(33,)), "--length 33"),
+        (Wanted(format="tflite", lengths=(17,)), "one TFLite"),
+        (Wanted(score=True), "files|data"),
+    ):
         with pytest.raises(InputError, match=words):
             benches.bench(tiny, [host(tmp_path)], wanted, tmp_path / "results")
     with pytest.raises(InputError, match="given twice"):

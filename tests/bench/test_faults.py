@@ -44,7 +44,7 @@ def subject(tiny: Path) -> check.Subject:
 def phone(adbd: Phones, tmp_path: Path) -> Any:
     """A phone by adb 36, with an adb server of its own, and the record that reaches it."""
     there = adbd()
-    with lab.adb_server(tmp_path / "adb", lab.adb_client(36)) as server:
+    with lab.adb_server(tmp_path, lab.adb_client(36)) as server:
         old = {name: os.environ.get(name) for name in server.env}
         os.environ.update(server.env)
         device = devices.find(f"adb:{server.connect(there)}")
@@ -119,7 +119,7 @@ def test_what_no_runner_says(
     "before",
     [
         'echo x >"$outputs"; cat {folder}/document; exit 0',
-        'head -c 200 {folder}/outputs-$signature >"$outputs"; cat {folder}/document; exit 0',
+        'head -c 40 {folder}/outputs-$signature >"$outputs"; cat {folder}/document; exit 0',
         "cat {folder}/document; exit 0",
     ],
     ids=["garbage", "truncated", "missing"],
@@ -154,11 +154,17 @@ def test_a_runner_that_is_killed(phone: Any, tiny: Path, tmp_path: Path) -> None
     """As the kernel does when memory is short."""
     there, device = phone
 
+    def timing() -> list[int]:
+        return [
+            pid
+            for pid in there.processes()
+            if line(pid).split(" ")[0].endswith("edgekit-runner") and "--repeat-s 30" in line(pid)
+        ]
+
     def kill() -> None:
-        lab.wait_for("the runner to time", lambda: any("--repeat-s 30" in line(pid) for pid in there.processes()), 60)
-        for pid in there.processes():
-            if "--repeat-s 30" in line(pid) and line(pid).split(" ")[0].endswith("edgekit-runner"):
-                os.kill(pid, signal.SIGKILL)
+        lab.wait_for("the runner to time", lambda: bool(timing()), 60)
+        for pid in timing():
+            os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
