@@ -230,8 +230,7 @@ def missed(wanted: Preconditions, reading: Reading, cpus: Sequence[int] | None =
 
 def hottest(reading: Reading) -> tuple[str, float] | None:
     """The hottest zone of those that count, the processor's and the battery's; of all where none is known as such."""
-    zones = {name: c for name, c in reading.temperatures_c.items() if _COUNTS.search(name)} or reading.temperatures_c
-    return max(zones.items(), key=lambda zone: zone[1], default=None)
+    return max(_counting(reading).items(), key=lambda zone: zone[1], default=None)
 
 
 def big_cores(facts: DeviceFacts, threads: int) -> tuple[int, ...] | None:
@@ -255,6 +254,10 @@ _NO_TEMPERATURE = re.compile(r"^soc$|[iv]bat|bcl|vph|lvl", re.IGNORECASE)
 """Zones of Qualcomm's battery current limiter: state of charge, currents and voltages under the guise of degrees."""
 _HAL = re.compile(r"Temperature\{mValue=(-?[0-9]{1,4}(?:\.[0-9]{1,6})?), mType=-?[0-9]+, mName=([^,}]{1,60}),")
 _PLACEHOLDERS = ("", "To Be Filled By O.E.M.", "System Product Name", "System manufacturer", "Default string", "None")
+
+
+def _counting(reading: Reading) -> dict[str, float]:
+    return {name: c for name, c in reading.temperatures_c.items() if _COUNTS.search(name)} or reading.temperatures_c
 
 
 def parse_facts(text: str) -> DeviceFacts:
@@ -290,7 +293,7 @@ def parse_reading(text: str, at_s: float) -> Reading:
     level, powered = _dumped(battery)
     reading = _reading(lines, at_s, _zones(lines))
     update: dict[str, object] = {"load": _load([line[5:] for line in lines if line.startswith("stat ")])}
-    if not any(name.startswith("battery") for name in reading.temperatures_c) or len(reading.temperatures_c) < 2:
+    if not reading.temperatures_c.keys() - {"battery"}:
         _, _, present = thermal.partition("Current temperatures from HAL")
         hal = {plain(name): float(c) for c, name in _HAL.findall(present) if _sane(float(c))}
         update["temperatures_c"] = {**hal, **reading.temperatures_c}
@@ -529,16 +532,21 @@ def _throttled(readings: Sequence[Reading], facts: DeviceFacts, cpus: Sequence[i
                 f"throttled: core {core} ran at {hz / 1e9:.2f} of {facts.max_clocks_hz[core] / 1e9:.2f} GHz under load "
                 f"(median of {len(shares)} readings); let it cool, or set its governor to performance"
             )
-    heat = [(reading.at_s, *found) for reading in readings if (found := hottest(reading))]
-    if heat:
-        _, zone, most = max(heat, key=lambda one: one[2])
-        if most >= _HOT_C:
-            yield f"hot: {zone} reached {most:.1f} °C, where processors lower their clocks; cool it, or measure shorter"
-        elif most - heat[0][2] > _ROSE_C:
-            yield (
-                f"heating: {zone} rose from {heat[0][2]:.1f} to {most:.1f} °C; a longer run may be slower: "
-                "see --sustained"
-            )
+    most = max((found for reading in readings if (found := hottest(reading))), key=lambda one: one[1], default=None)
+    first: dict[str, float] = {}
+    rises = [
+        (degrees - first.setdefault(zone, degrees), zone, degrees)
+        for reading in readings
+        for zone, degrees in _counting(reading).items()
+    ]
+    rise, zone, degrees = max(rises, default=(0.0, "", 0.0))
+    if most and most[1] >= _HOT_C:
+        yield f"hot: {most[0]} reached {most[1]:.1f} °C, where processors lower their clocks; cool it, measure shorter"
+    elif rise > _ROSE_C:
+        yield (
+            f"heating: {zone} rose from {degrees - rise:.1f} to {degrees:.1f} °C; a longer run may be slower: "
+            "see --sustained"
+        )
 
 
 def _in_samples(row: Latency, threads: int) -> Generator[str]:

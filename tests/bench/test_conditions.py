@@ -405,6 +405,8 @@ def test_throttling() -> None:
 def test_heat(most: float, said: list[str]) -> None:
     zones = [{"temperatures_c": {"cpu": c, "VIRTUAL-SKIN": 99}} for c in (40, most, 45)]
     assert doubts(*zones) == said
+    # a zone that only one look shows has not risen
+    assert doubts({"temperatures_c": {"cpu-0": 30}}, *zones[1:]) == (said if most == 85 else [])
 
 
 def test_drift() -> None:
