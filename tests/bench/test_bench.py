@@ -20,7 +20,7 @@ from edgekit.errors import InputError
 from edgekit.records import Budget, Device, Preconditions, Use
 from edgekit.results import Benched, RunResult
 
-pytestmark = pytest.mark.target
+pytestmark = [pytest.mark.target, pytest.mark.usefixtures("kits")]
 BRIEF = Wanted(seconds=0.05)
 RUNNERS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit" / "runners"
 

@@ -23,7 +23,7 @@ from edgekit.bench.measure import Wanted
 from edgekit.records import Device
 from edgekit.results import Failure
 
-pytestmark = pytest.mark.target
+pytestmark = [pytest.mark.target, pytest.mark.usefixtures("kits")]
 Phones = Callable[..., lab.Adbd]
 BRIEF = Wanted(seconds=0.05)
 

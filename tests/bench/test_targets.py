@@ -16,7 +16,7 @@ from edgekit.bench.measure import Wanted
 from edgekit.records import Device, Use
 from edgekit.results import Benched, RunResult
 
-pytestmark = pytest.mark.target
+pytestmark = [pytest.mark.target, pytest.mark.usefixtures("kits")]
 Phones = Callable[..., lab.Adbd]
 BRIEF = Wanted(seconds=0.05)
 EITHER = pytest.mark.parametrize("format", ["tflite", "onnx"])
