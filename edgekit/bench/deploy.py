@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from edgekit.bench.transports import Transport, digest_of, remedy
+from edgekit.bench.transports import SHA256, Transport, digest_of, remedy
 from edgekit.errors import DeviceError, InputError
 from edgekit.progress import bar
 
@@ -30,22 +30,24 @@ alive() {
     if [ -e "/proc/$$" ]; then grep -q edgekit-keeper "/proc/$1/cmdline" 2>/dev/null; else kill -0 "$1" 2>/dev/null; fi
 }
 """
-# A stale lock is renamed before it is removed, and looked at again: of two that find it, one may have its own by then.
+# Of several that find a dead keeper's lock, one at a time may look again and remove it; `sweep` is theirs for a moment.
 # A file that is no program tells whether programs may be run: without that right it is refused before it is looked at.
 _KEEPER = rf"""{_HOUSE}
 who=$2
 fail() {{ state=$1; set -f; set -- $2; printf '%s\n' "$state $*"; exit 1; }}
 if ! [ -e "$top/.edgekit" ]; then
     said=$(mkdir -p "$top" 2>&1) || fail failed "$said"
-    ! [ -e "$top/run" ] && ! [ -e "$top/cache" ] || fail foreign "$top"
+    if [ -e "$top/run" ] || [ -e "$top/cache" ]; then [ -e "$top/.edgekit" ] || fail foreign "$top"; fi
     said=$({{ : >"$top/.edgekit"; }} 2>&1) || fail failed "$said"
 fi
 if there=$(readlink "$top/lock"); then
     ! alive "${{there%% *}}" || fail busy "$there"
-    mv "$top/lock" "$top/lock.$$" 2>/dev/null
-    now=$(readlink "$top/lock.$$")
-    [ -z "$now" ] || [ "$now" = "$there" ] || {{ mv "$top/lock.$$" "$top/lock"; fail busy "$now"; }}
-    rm -f "$top/lock.$$"
+    mkdir "$top/sweep" 2>/dev/null || {{
+        find "$top/sweep" -prune -mmin +1 -exec rmdir {{}} + 2>/dev/null
+        fail busy "just starting"
+    }}
+    [ "$(readlink "$top/lock")" != "$there" ] || rm -f "$top/lock"
+    rmdir "$top/sweep"
 fi
 trap 'exit 0' TERM INT HUP
 trap '' PIPE
@@ -62,18 +64,13 @@ find "$top/cache" -type f -mtime +30 -exec rm -f {{}} + 2>/dev/null
 printf 'ready %s\n' "$HOME"
 while :; do sleep 3600 & wait "$!"; done
 """
-_PLACE = r"""
+_PLACE = rf"""{SHA256}
 umask 077; export LC_ALL=C
 cache=$1 run=$2; shift 2
 while [ $# -gt 0 ]; do
-    case $2 in */*) mkdir -p "$run/${2%/*}" || exit ;; esac
+    case $2 in */*) mkdir -p "$run/${{2%/*}}" || exit ;; esac
     ln -sf "$cache/$1" "$run/$2" || exit
-    if [ -f "$cache/$1" ]; then
-        touch "$cache/$1"
-        for tool in sha256sum "busybox sha256sum" "toybox sha256sum" "shasum -a 256"; do
-            if command -v ${tool%% *} >/dev/null && $tool <"$cache/$1" 2>/dev/null; then break; fi
-        done
-    fi
+    if [ -f "$cache/$1" ]; then touch "$cache/$1" && sha256 "$cache/$1" || exit; fi
     shift 2
 done
 """
@@ -84,7 +81,7 @@ if there=$(readlink "$top/lock"); then
     ! alive "$keeper" || kill "$keeper"
     for second in 1 2 3; do ! alive "$keeper" || sleep 1; done
 fi
-rm -rf "$top/run" "$top/cache" "$top/lock" && rm -f "$top/.edgekit" && {{ rmdir "$top" 2>/dev/null || :; }}
+rm -rf "$top/run" "$top/cache" "$top/lock" "$top/sweep" && rm -f "$top/.edgekit" && {{ rmdir "$top" 2>/dev/null || :; }}
 """
 _STEP_S = 30.0
 """For what only names and counts files, on a busy board over a slow link."""
@@ -180,9 +177,7 @@ def _check(workdir: str) -> None:
 def _refusal(state: str, said: str) -> str:
     """Why the keeper did not begin, and what to do."""
     if state == "busy":
-        return (
-            f"another edgekit works there: keeper {said.strip()}; wait for it, or if it is dead: edgekit devices clean"
-        )
+        return f"another edgekit works there: keeper {said}; wait for it, or if it is dead: edgekit devices clean"
     if state == "foreign":
         return "it holds a folder run or cache that is not edgekit's; name another one: workdir"
     if state == "noexec":

@@ -63,22 +63,25 @@ kill -KILL "-$run" 2>/dev/null
 printf '\n%s:%d\n' "$nonce" "$code"
 kill -KILL "$guard" 2>/dev/null; kill -KILL "-$guard" 2>/dev/null
 """
-# A file appears whole or not at all: no reader sees a part of it, and what fails leaves none.
-_RECEIVE = r"""
-umask 077; export LC_ALL=C
-part=$1.part
-drop() { rm -f "$part"; [ -z "$1" ] || echo "$1" >&2; exit 1; }
-trap drop TERM INT HUP
-trap '' PIPE
-digest() {
+SHA256 = r"""
+sha256() {
     for tool in sha256sum "busybox sha256sum" "toybox sha256sum" "shasum -a 256"; do
-        if command -v ${tool%% *} >/dev/null && found=$($tool 2>/dev/null <"$part"); then return; fi
+        command -v ${tool%% *} >/dev/null && $tool <"$1" 2>/dev/null && return
     done
     echo "nothing there computes a sha256; install coreutils or busybox" >&2
     return 1
 }
-cat >"$part" && digest || drop
-[ "${found%% *}" = "$2" ] || drop "came with sha256 ${found%% *}, expected $2"
+"""
+"""Shell code: `sha256 FILE` prints hex and a dash by whatever the device has."""
+# A file appears whole or not at all: no reader sees a part of it, and what fails leaves none.
+_RECEIVE = rf"""{SHA256}
+umask 077; export LC_ALL=C
+part=$1.part
+drop() {{ rm -f "$part"; [ -z "$1" ] || echo "$1" >&2; exit 1; }}
+trap drop TERM INT HUP
+trap '' PIPE
+cat >"$part" && found=$(sha256 "$part") || drop
+[ "${{found%% *}}" = "$2" ] || drop "came with sha256 ${{found%% *}}, expected $2"
 chmod 700 "$part" && mv -f "$part" "$1" || drop
 """
 _GRACE_S = 7.0
