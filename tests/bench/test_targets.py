@@ -39,25 +39,29 @@ def phone(serial: str, **values: object) -> Device:
     return found.model_copy(update={"os": "linux", "abi": "host", "name": "phone", "budgets": (), **values})
 
 
-@EITHER
-@pytest.mark.parametrize("way", ["ssh", "adb"])
-def test_the_board_computes_what_this_host_does(
-    board: lab.Board, adb: lab.AdbServer, tiny: Path, tmp_path: Path, format: Any, way: str
-) -> None:
-    if way == "ssh":
-        link = Use.model_validate({"name": "ssh", "host": board.host, "config": str(board.config)})
-    else:
-        link = Use.model_validate({"name": "adb", "serial": adb.connect(board)})
-    device = devices.find("linux-arm64").model_copy(update={"name": "board", "link": link})
-    if way == "adb":
-        device = device.model_copy(update={"workdir": "/tmp/edgekit"})
+def same_as_here(tiny: Path, tmp_path: Path, format: Any, **values: object) -> None:
+    device = devices.find("linux-arm64").model_copy(update={"name": "board", **values})
     result = one(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
-    assert result.facts.abi == "aarch64"
-    assert result.facts.cores == 2
+    assert (result.facts.abi, result.facts.cores, result.runner) == ("aarch64", 2, "native")
     assert all(check.passed and check.cosine_min > 0.99 for check in result.checks)
-    assert result.runner == "native"
     assert result.memory and result.memory.floor_bytes
     assert 3_000_000 < result.memory.floor_bytes <= result.memory.peak_rss_bytes < 80_000_000
+
+
+@EITHER
+def test_the_board_by_ssh_computes_what_this_host_does(
+    board: lab.Board, tiny: Path, tmp_path: Path, format: Any
+) -> None:
+    link = Use.model_validate({"name": "ssh", "host": board.host, "config": str(board.config)})
+    same_as_here(tiny, tmp_path, format, link=link)
+
+
+@EITHER
+def test_the_board_by_adb_computes_what_this_host_does(
+    board: lab.Board, adb: lab.AdbServer, tiny: Path, tmp_path: Path, format: Any
+) -> None:
+    link = Use.model_validate({"name": "adb", "serial": adb.connect(board)})
+    same_as_here(tiny, tmp_path, format, link=link, workdir="/data/local/tmp/edgekit")
 
 
 @EITHER
@@ -70,7 +74,8 @@ def test_a_phone_by_both_adb_clients(adb: lab.AdbServer, adbd: Phones, tiny: Pat
     assert result.cpus == ((os.cpu_count() or 1) - 1,)  # the big core, by its top frequency
     assert result.readings[0].battery_percent == 83
     assert there.processes() == []
-    assert [path.name for path in there.path("/data/local/tmp/edgekit").iterdir()] == ["cache"]
+    left = {path.name for path in there.path("/data/local/tmp/edgekit").iterdir()}
+    assert left == {".edgekit", "cache"}
 
 
 def test_a_server_behind_a_gate(jumped_sshd: tuple[lab.Sshd, lab.Sshd], tiny: Path, tmp_path: Path) -> None:
