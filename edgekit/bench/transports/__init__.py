@@ -19,6 +19,7 @@ import re
 import secrets
 import selectors
 import shlex
+import signal
 import subprocess
 import threading
 import time
@@ -351,7 +352,8 @@ def _started(argv: Sequence[str]) -> Generator["subprocess.Popen[bytes]"]:
     try:
         yield process
     finally:
-        process.kill()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started for itself, such as a jump host's ssh
         for stream in (process.stdin, process.stdout, process.stderr):
             assert stream  # PIPE was asked for
             with suppress(OSError):

@@ -25,6 +25,9 @@ _CONNECT_S = 10
 _LONGEST_SOCKET = 80
 """A socket's path has about 104 bytes, and ssh adds some while it makes one."""
 
+_SWEPT = '"$@"; code=$?; rm -rf "$0"; exit "$code"'
+"""Runs a command and then removes the folder, also when this process was killed."""
+
 
 class Params(Record):
     """Where the device is. `host` is what stands after `ssh`: `pi@192.168.1.7`, or a name in the ssh_config."""
@@ -57,12 +60,12 @@ def connect(params: Params) -> Generator[Transport]:
     def lost(code: int, stderr: bytes) -> str:
         return _why(params, code, stderr)
 
-    # What runs when this process is killed leaves an empty folder at most.
-    with tempfile.TemporaryDirectory(prefix="edgekit-", dir=_short_folder()) as folder:
+    folder = tempfile.mkdtemp(prefix="edgekit-", dir=_short_folder())
+    try:
         socket = f"ControlPath={folder}/s"
         given = [*(["-F", str(config)] if config else []), *(["-p", str(params.port)] if params.port else [])]
         master = [
-            ssh, *given, "-T", "-x", "-a", "-o", socket,
+            "sh", "-c", _SWEPT, folder, ssh, *given, "-T", "-x", "-a", "-o", socket,
             *_options("ControlMaster=yes", "ControlPersist=no", "ServerAliveInterval=5", "ServerAliveCountMax=6"),
             *_options("BatchMode=yes", f"ConnectTimeout={_CONNECT_S}", "ConnectionAttempts=1", "LogLevel=ERROR"),
             *_options("ClearAllForwardings=yes", "RemoteCommand=none", "PermitLocalCommand=no"),
@@ -83,6 +86,8 @@ def connect(params: Params) -> Generator[Transport]:
         # all else has ended when it is closed, so that it is not waited for: the device may be gone
         with transports.held([*master, "--", params.host, waiting], name, limit, mark, lost, opened.stopping, 0):
             yield opened
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _options(*options: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -43,16 +45,34 @@ def test_a_command_there(sshd: lab.Sshd) -> None:
     lab.wait_for("the session to end", lambda: not sshd.processes())
 
 
-def test_one_connection_serves_all_and_leaves_nothing_here(sshd: lab.Sshd, tmp_path: Path) -> None:
-    before = set(Path("/tmp").glob("edgekit-*"))
+def test_one_connection_serves_all_and_leaves_nothing_here(sshd: lab.Sshd) -> None:
+    server = sshd.root / "sshd_config"
+    server.write_text(server.read_text() + "LogLevel VERBOSE\n")
+    sshd.kill()
+    sshd.start()
     with ssh.connect(params(sshd)) as transport:
         for _ in range(3):
             transport.run(["true"], 10)
-        [folder] = set(Path("/tmp").glob("edgekit-*")) - before or [None]
-        if folder:  # another session's tests may have made one
-            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert (sshd.root / "sshd.log").read_text().count("Accepted publickey") <= 1
-    assert not folder or not folder.exists()
+        folder = next(Path(word.partition("=")[2]).parent for word in transport.shell if "ControlPath=" in word)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+    assert (sshd.root / "sshd.log").read_text().count("Accepted publickey") == 1
+
+
+def test_nothing_is_left_here_by_a_killed_process(sshd: lab.Sshd) -> None:
+    code = (
+        "import sys, time\nfrom edgekit.bench.transports import ssh\n"
+        "with ssh.connect(ssh.Params(host=sys.argv[1], config=sys.argv[2])) as transport:\n"
+        "    print(next(w for w in transport.shell if 'ControlPath=' in w), flush=True); time.sleep(60)\n"
+    )
+    argv = [sys.executable, "-c", code, sshd.host, str(sshd.config)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=Path(ssh.__file__).parents[3]) as process:
+        assert process.stdout
+        folder = Path(process.stdout.readline().strip().partition("=")[2]).parent
+        assert folder.is_dir()
+        process.kill()
+    lab.wait_for("its folder to go", lambda: not folder.exists())
+    lab.wait_for("the session to end", lambda: not sshd.processes())
 
 
 def test_hostile_arguments_and_paths(sshd: lab.Sshd, tmp_path: Path) -> None:
