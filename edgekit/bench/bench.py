@@ -3,7 +3,7 @@
 import re
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 from edgekit import bundle, progress
@@ -43,7 +43,11 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
             try:
                 done = [future.result() for future in futures]
             except KeyboardInterrupt:
-                transports.stop_all()  # what runs on the devices ends by itself, and takes its folder along
+                # What runs on the devices ends by itself and takes its folder along. Asked again and again: a worker
+                # may be just about to connect.
+                transports.stop_all()
+                while wait(futures, timeout=0.5).not_done:
+                    transports.stop_all()
                 raise
     return Benched(
         results=tuple(one for one in done if isinstance(one, RunResult)),

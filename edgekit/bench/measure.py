@@ -88,25 +88,21 @@ class Placed:
             return parse(done.stdout, self.transport.name)
         raise DeviceError(f"{self.transport.name}: the runner {_end(done.code)}: {done.last_words()}")
 
-    def answers(self, name: str, feeds: Sequence[Arrays], length: int | None) -> list[dict[str, np.ndarray]]:
-        """The device's outputs for each of `feeds`, in order."""
-        inputs, outputs = f"{self.desk.folder}/{name}.in", f"{self.desk.folder}/{name}.out"
-        self.put_inputs(inputs, feeds)
-        self.run(inputs, self.load(length, runs=len(feeds)), outputs)
+    def answers(self, name: str, length: int | None, count: int) -> list[dict[str, np.ndarray]]:
+        """The device's outputs for each of the `count` examples in the inputs file `name` there, in order."""
+        outputs = f"{self.desk.folder}/{name}.out"
+        self.run(f"{self.desk.folder}/{name}", self.load(length, runs=count), outputs)
         with tempfile.TemporaryDirectory(prefix="edgekit-outputs-") as temporary:
             local = Path(temporary, "outputs")
             self.desk.get(outputs, local)
             found = read_tensors(local)
-        if len(found) != len(feeds):
-            raise DeviceError(f"{self.transport.name}: answered {len(found)} of {len(feeds)} examples")
+        if len(found) != count:
+            raise DeviceError(f"{self.transport.name}: answered {len(found)} of {count} examples")
         return found
 
-    def put_inputs(self, remote: str, feeds: Sequence[Arrays]) -> None:
-        """Send an inputs file."""
-        with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
-            local = Path(temporary, "inputs")
-            write_tensors(local, feeds)
-            self.desk.send(local, remote)
+    def timed(self, length: int | None) -> str:
+        """The inputs file there that is timed."""
+        return f"{self.desk.folder}/timed-{length}.in"
 
 
 def connect(device: Device, adb: Path | None = None) -> tuple[AbstractContextManager[Transport], str]:
@@ -147,7 +143,7 @@ def measure(
             if wanted.sustained_s is not None:
                 _say(device, f"working for {wanted.sustained_s:.0f} s without a pause")
                 load = placed.load(subject.lengths[-1], 1, wanted.sustained_s, _WARMUP_S)
-                sustained = figures.sustained(placed.run(timed(placed, subject.lengths[-1]), load))
+                sustained = figures.sustained(placed.run(placed.timed(subject.lengths[-1]), load))
         _say(device, "measuring memory")
         last, memory = _memory(device, placed, wanted)
         used = _energy(device, placed) if wanted.energy else None
@@ -193,10 +189,22 @@ def place(
         files |= {file.path: folder / file.path for file in kit.files}
         start = tuple(word.replace("{dir}", desk.folder) for word in kit.start)
         library, unverified = f"{desk.folder}/{kit.libraries[format]}", kit.unverified
-    desk.put(files)
+    with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
+        desk.put({**files, **_inputs(subject, Path(temporary))})
     cpus = conditions.big_cores(facts, device.runtime.threads)
     model = f"{desk.folder}/model.{format}"
     return Placed(transport, desk, subject, start, library, model, device.runtime.threads, cpus), unverified
+
+
+def _inputs(subject: Subject, folder: Path) -> dict[str, Path]:
+    """Every inputs file but those of a score, written to `folder`: sent once and kept there like the model."""
+    feeds = {"empty.in": [{"x": np.zeros(1, np.float32)}]}
+    for length in subject.lengths:
+        feeds[f"check-{length}.in"] = [subject.feed(example, length) for example in subject.examples]
+        feeds[f"timed-{length}.in"] = [subject.timed(length)]
+    for name, examples in feeds.items():
+        write_tensors(folder / name, examples)
+    return {name: folder / name for name in feeds}
 
 
 _ABIS = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a"}
@@ -232,10 +240,7 @@ def kit_target(device: Device) -> str:
 
 def _check(device: Device, placed: Placed, expected: Mapping[int | None, Sequence[Arrays]]) -> tuple[OutputCheck, ...]:
     subject = placed.subject
-    found = {
-        length: placed.answers(f"check-{length}", [subject.feed(e, length) for e in subject.examples], length)
-        for length in subject.lengths
-    }
+    found = {length: placed.answers(f"check-{length}.in", length, len(subject.examples)) for length in subject.lengths}
     checks = check.compare(subject, expected, found)
     if wrong := [one for one in checks if not one.passed]:
         said = "; ".join(
@@ -250,27 +255,19 @@ def _check(device: Device, placed: Placed, expected: Mapping[int | None, Sequenc
     return checks
 
 
-def timed(placed: Placed, length: int | None) -> str:
-    """The inputs file that is timed, on the device."""
-    remote = f"{placed.desk.folder}/timed-{length}.in"
-    placed.put_inputs(remote, [placed.subject.timed(length)])
-    return remote
-
-
 def _latency(device: Device, placed: Placed, length: int | None, seconds: float) -> Latency:
     _say(device, "timing" if length is None else f"timing {length} tokens")
     load = placed.load(length, 1, seconds, _WARMUP_S, _LEAST_REPEATS)
-    return figures.latency(placed.run(timed(placed, length), load), length)
+    return figures.latency(placed.run(placed.timed(length), load), length)
 
 
 def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory]:
     """The longest length's memory, the runtime's floor, on this host a Python process beside, and a limited run."""
     length = placed.subject.lengths[-1]
-    inputs = timed(placed, length)
+    inputs = placed.timed(length)
     load = placed.load(length, 1, repeats=_MEMORY_REPEATS)
     run = placed.run(inputs, load)
     empty = f"{placed.desk.folder}/empty"
-    placed.put_inputs(f"{empty}.in", [{"x": np.zeros(1, np.float32)}])
     bare = load.model_copy(update={"signature": None})
     floor = placed.run(f"{empty}.in", bare, model=f"{empty}.{placed.subject.model.format}")
     python = None
@@ -291,7 +288,7 @@ def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory
 def _energy(device: Device, placed: Placed) -> energy.Energy:
     _say(device, "measuring energy; this takes minutes")
     length = placed.subject.lengths[-1]
-    inputs = timed(placed, length)
+    inputs = placed.timed(length)
 
     def load(seconds: float) -> Run:
         return placed.run(inputs, placed.load(length, 1, seconds))
@@ -311,7 +308,10 @@ def _outputs(device: Device, placed: Placed, scored: Evaluation) -> list[Arrays]
     for length, numbers in by_length.items():
         _say(device, f"scoring {len(numbers)} examples" + (f" of up to {length} tokens" if length else ""))
         feeds = [subject.feed(scored.features[i].inputs, length) for i in numbers]
-        for i, outputs in zip(numbers, placed.answers("score", feeds, length), strict=True):
+        with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
+            write_tensors(Path(temporary, "score"), feeds)
+            placed.desk.send(Path(temporary, "score"), f"{placed.desk.folder}/score.in")
+        for i, outputs in zip(numbers, placed.answers("score.in", length, len(feeds)), strict=True):
             found[i] = check.unpadded(subject, outputs, scored.features[i].inputs, length)
     return found
 

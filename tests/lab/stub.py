@@ -63,5 +63,6 @@ def install(
         ]
         write_tensors(folder / f"outputs-{subject.signature(length)}", changed)
     python = root / "system" / "bin" / "python3"
+    python.parent.mkdir(parents=True, exist_ok=True)
     python.write_text(_PYTHON.format(say=say.format(folder=seen), before=before.format(folder=seen), folder=seen))
     python.chmod(0o755)
