@@ -193,7 +193,7 @@ def _cores(device: Device, facts: DeviceFacts) -> Iterator[Finding]:
 
 
 def _libc(device: Device, facts: DeviceFacts) -> Iterator[Finding]:
-    """glibc there against what the pinned libraries were linked with: their wheels' platform names say that."""
+    """glibc there against what the pinned libraries were linked with."""
     if device.os == "android" or device.runner == "python":
         return
     have = (facts.libc or "").partition("glibc ")[2]
@@ -201,14 +201,13 @@ def _libc(device: Device, facts: DeviceFacts) -> Iterator[Finding]:
     for pin in pins:
         if pin["target"] != _target(device) or pin["format"] not in device.formats:
             continue
-        major, minor = pin["platform"].split("_")[1:3]
-        what, need = f"libc for {pin['format']}", f"{pin['name']} {pin['version']} needs glibc {major}.{minor}"
+        what, need = f"libc for {pin['format']}", f"{pin['name']} {pin['version']} needs glibc {pin['glibc']}"
         if not have:
             musl = facts.libc in ("musl", "uClibc")
             remedy = "take a system with glibc, or give libraries built for it: edgekit runner build --runtime-lib"
             found = f"{facts.libc or 'unknown'}; {need}"
             yield Finding(what=what, found=found, verdict="bad" if musl else "unknown", remedy=remedy)
-        elif [int(part) for part in have.split(".")] < [int(major), int(minor)]:
+        elif [int(part) for part in have.split(".")] < [int(part) for part in pin["glibc"].split(".")]:
             remedy = "give an older library (edgekit runner build --runtime-lib), or upgrade the system there"
             yield Finding(what=what, found=f"{facts.libc}; {need}", verdict="bad", remedy=remedy)
         else:

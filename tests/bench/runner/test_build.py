@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from tinymodels import HOST
 
-from edgekit.bench.runner.build import build, describe, find, read
+from edgekit.bench.runner.build import HERE, build, describe, find, read
 from edgekit.errors import InputError
 from edgekit.store import sha256
 
@@ -291,3 +292,12 @@ def test_a_folder_that_is_no_kit(tmp_path: Path) -> None:
     (tmp_path / "kit.json").write_text('{"target": "moon"}')
     with pytest.raises(InputError, match="is no runner's kit"):
         read(tmp_path)
+
+
+def test_the_libraries_ask_for_the_glibc_that_is_written_down(kit: Path) -> None:
+    """Wheels promise less than they need: LiteRT's for arm64 says 2.27 and asks for 2.34."""
+    found = read(kit)
+    pins = tomllib.loads((HERE / "libraries.toml").read_text())["library"]
+    for pin in (pin for pin in pins if pin["target"] == found.target):
+        data = (kit / found.libraries[pin["format"]]).read_bytes()
+        assert max(int(minor) for minor in re.findall(rb"\0GLIBC_2\.(\d+)(?=[.\0])", data)) == int(pin["glibc"][2:])
