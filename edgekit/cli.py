@@ -208,7 +208,8 @@ def devices_calibrate(name: str, bundle: Path | None, pairs: int, as_json: bool)
 
 @devices.command("clean")
 @click.argument("name")
-def devices_clean(name: str) -> None:
+@_JSON
+def devices_clean(name: str, as_json: bool) -> None:
     """Remove what edgekit keeps on device NAME between measurements: uploaded models and libraries."""
     from edgekit import devices as records
     from edgekit.bench import deploy, measure
@@ -216,7 +217,7 @@ def devices_clean(name: str) -> None:
     link, workdir = measure.connect(records.find(name, "clean"))
     with link as transport:
         deploy.clean(transport, workdir)
-    _print(f"{name}: {workdir} is gone")
+    _print({"device": name, "removed": workdir} if as_json else f"{name}: {workdir} is gone")
 
 
 @cli.group()
@@ -243,7 +244,8 @@ def runner_build(
     from edgekit.bench.runner import build as builder
 
     folder = builder.build(target, out, ndk, libraries, sysroot)
-    _print(builder.read(folder).model_dump(mode="json") if as_json else builder.describe(folder))
+    kit = {"folder": str(folder), **builder.read(folder).model_dump(mode="json")}
+    _print(kit if as_json else builder.describe(folder))
 
 
 @cli.command()

@@ -162,6 +162,7 @@ class Sustained(Record):
     seconds: float
     p50_s_by_minute: tuple[float, ...]
     last_over_first: float
+    samples_s: tuple[float, ...]
 
 
 class DeviceFacts(Record):

@@ -123,7 +123,11 @@ def _of_device(result: RunResult) -> Iterator[str]:
             f" ({interval.low:.4f} to {interval.high:.4f}) on {result.score.examples} examples" if interval else ""
         )
     cold = (("library", first.open_s), ("load", first.load_s), ("first run", first.first_run_s))
-    yield f"  cold start: {', '.join(f'{what} {_ms(s)} ms' for what, s in cold)}"
+    yield f"  cold start: {', '.join(f'{what} {_ms(s)} ms' for what, s in cold)}" + (
+        f"; warm-up {len(first.warmup_s)} runs, from {_ms(first.warmup_s[0])} to {_ms(first.warmup_s[-1])} ms"
+        if first.warmup_s
+        else ""
+    )
     if memory:
         floor = (
             f" = runtime floor {size(memory.floor_bytes)} + model {size(memory.model_bytes)}"
@@ -135,6 +139,8 @@ def _of_device(result: RunResult) -> Iterator[str]:
             f"  memory: peak {size(memory.peak_rss_bytes)} at {memory.peak_phase.replace('_', ' ')}{floor}; at the end "
             f"anonymous {size(last.anon_bytes)}, file-backed {size(last.file_bytes + last.shmem_bytes)}"
         )
+        peaks = ", ".join(f"{phase.name.replace('_', ' ')} {size(phase.hwm_bytes)}" for phase in memory.phases)
+        yield f"  memory: peak by phase: {peaks}"
         if memory.python_peak_rss_bytes is not None:
             yield f"  memory: the same in a Python process: peak {size(memory.python_peak_rss_bytes)}"
         if limit := memory.limit:

@@ -40,7 +40,7 @@ def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibrati
         placed, _ = measure.place(device, transport, desk, subject, facts, measure.Wanted())
         length = subject.lengths[-1]
         inputs = placed.timed(length)
-        load = placed.load(length, 1, _BLOCK_S, warmup_s=0.5, repeats=10)
+        load = placed.load(length, seconds=_BLOCK_S, warmup_s=0.5, repeats=10)
         medians: list[float] = []
         with progress.bar(f"{device.name}: {2 * pairs} processes", 2 * pairs) as done:
             for i in range(2 * pairs):

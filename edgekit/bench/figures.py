@@ -50,7 +50,10 @@ def sustained(run: Run) -> Sustained:
     ends = np.cumsum(run.samples_s)
     minutes = np.minimum(ends // 60, max(round(float(ends[-1]) / 60) - 1, 0)).astype(int)
     medians = tuple(float(np.median(np.array(run.samples_s)[minutes == m])) for m in np.unique(minutes))
-    return Sustained(seconds=float(ends[-1]), p50_s_by_minute=medians, last_over_first=medians[-1] / medians[0])
+    return Sustained(
+        seconds=float(ends[-1]), p50_s_by_minute=medians, last_over_first=medians[-1] / medians[0],
+        samples_s=run.samples_s,
+    )  # fmt: skip
 
 
 def score_interval(

@@ -73,12 +73,15 @@ class Placed:
         """The runner's command line for one process."""
         return argv(self.start, self.subject.model.format, self.library, model or self.model, inputs, outputs, load)
 
-    def load(self, length: int | None, runs: int, seconds: float = 0, warmup_s: float = 0, repeats: int = 0) -> Load:
-        """What one process does; `runs` is how often it runs the model beside what `seconds` asks for."""
+    def load(
+        self, length: int | None, examples: int = 1, seconds: float = 0, warmup_s: float = 0, repeats: int = 0,
+        run_s: float = _MOST_S_A_RUN,
+    ) -> Load:  # fmt: skip
+        """What one process does with an inputs file of so many examples; `run_s` bounds one run, for the deadline."""
         return Load(
             threads=self.threads, cpus=self.cpus, signature=self.subject.signature(length), warmup_s=warmup_s,
             repeat_s=seconds, repeat_n=repeats,
-            deadline_s=60 + 2 * (seconds + warmup_s) + _MOST_S_A_RUN * min(runs + repeats, 100),
+            deadline_s=60 + 2 * (seconds + warmup_s) + run_s * (examples + repeats),
         )  # fmt: skip
 
     def run(self, inputs: str, load: Load, outputs: str | None = None, model: str | None = None) -> Run:
@@ -88,10 +91,12 @@ class Placed:
             return parse(done.stdout, self.transport.name)
         raise DeviceError(f"{self.transport.name}: the runner {_end(done.code)}: {done.last_words()}")
 
-    def answers(self, name: str, length: int | None, count: int) -> list[dict[str, np.ndarray]]:
+    def answers(
+        self, name: str, length: int | None, count: int, run_s: float = _MOST_S_A_RUN
+    ) -> list[dict[str, np.ndarray]]:
         """The device's outputs for each of the `count` examples in the inputs file `name` there, in order."""
         outputs = f"{self.desk.folder}/{name}.out"
-        self.run(f"{self.desk.folder}/{name}", self.load(length, runs=count), outputs)
+        self.run(f"{self.desk.folder}/{name}", self.load(length, count, run_s=run_s), outputs)
         with tempfile.TemporaryDirectory(prefix="edgekit-outputs-") as temporary:
             local = Path(temporary, "outputs")
             self.desk.get(outputs, local)
@@ -142,12 +147,14 @@ def measure(
             sustained = None
             if wanted.sustained_s is not None:
                 _say(device, f"working for {wanted.sustained_s:.0f} s without a pause")
-                load = placed.load(subject.lengths[-1], 1, wanted.sustained_s, _WARMUP_S)
+                load = placed.load(subject.lengths[-1], seconds=wanted.sustained_s, warmup_s=_WARMUP_S)
                 sustained = figures.sustained(placed.run(placed.timed(subject.lengths[-1]), load))
         _say(device, "measuring memory")
         last, memory = _memory(device, placed, wanted)
         used = _energy(device, placed) if wanted.energy else None
-        score, interval = (None, None) if scored is None else scored.score(_outputs(device, placed, scored))
+        score, interval = (
+            (None, None) if scored is None else scored.score(_outputs(device, placed, scored, latency[-1].p50_s))
+        )
         readings = (before, *during, conditions.read(transport, clock))
     broken = _budgets(device.budgets, subject, latency, memory, used and used.gross_j, score and score.value)
     return RunResult(
@@ -257,7 +264,7 @@ def _check(device: Device, placed: Placed, expected: Mapping[int | None, Sequenc
 
 def _latency(device: Device, placed: Placed, length: int | None, seconds: float) -> Latency:
     _say(device, "timing" if length is None else f"timing {length} tokens")
-    load = placed.load(length, 1, seconds, _WARMUP_S, _LEAST_REPEATS)
+    load = placed.load(length, seconds=seconds, warmup_s=_WARMUP_S, repeats=_LEAST_REPEATS)
     return figures.latency(placed.run(placed.timed(length), load), length)
 
 
@@ -265,7 +272,7 @@ def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory
     """The longest length's memory, the runtime's floor, on this host a Python process beside, and a limited run."""
     length = placed.subject.lengths[-1]
     inputs = placed.timed(length)
-    load = placed.load(length, 1, repeats=_MEMORY_REPEATS)
+    load = placed.load(length, repeats=_MEMORY_REPEATS)
     run = placed.run(inputs, load)
     empty = f"{placed.desk.folder}/empty"
     bare = load.model_copy(update={"signature": None})
@@ -291,13 +298,13 @@ def _energy(device: Device, placed: Placed) -> energy.Energy:
     inputs = placed.timed(length)
 
     def load(seconds: float) -> Run:
-        return placed.run(inputs, placed.load(length, 1, seconds))
+        return placed.run(inputs, placed.load(length, seconds=seconds))
 
     return energy.measure(device.meter, placed.transport, load)
 
 
-def _outputs(device: Device, placed: Placed, scored: Evaluation) -> list[Arrays]:
-    """The device's unpadded outputs for the whole evaluation set, in order."""
+def _outputs(device: Device, placed: Placed, scored: Evaluation, run_s: float) -> list[Arrays]:
+    """The device's unpadded outputs for the whole evaluation set, in order; one run takes about `run_s`."""
     subject = placed.subject
     lengths = subject.model.lengths or (None,)
     by_length: dict[int | None, list[int]] = {}
@@ -311,7 +318,7 @@ def _outputs(device: Device, placed: Placed, scored: Evaluation) -> list[Arrays]
         with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
             write_tensors(Path(temporary, "score"), feeds)
             placed.desk.send(Path(temporary, "score"), f"{placed.desk.folder}/score.in")
-        for i, outputs in zip(numbers, placed.answers("score.in", length, len(feeds)), strict=True):
+        for i, outputs in zip(numbers, placed.answers("score.in", length, len(feeds), 5 * run_s), strict=True):
             found[i] = check.unpadded(subject, outputs, scored.features[i].inputs, length)
     return found
 

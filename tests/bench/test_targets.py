@@ -1,7 +1,9 @@
 """Real targets: an ARM64 board in qemu by SSH and by ADB, a phone-like adbd with both clients, a server
 behind a gate."""
 
+import gzip
 import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from edgekit import devices
 from edgekit.bench import bench as benches
 from edgekit.bench.measure import Wanted
+from edgekit.bench.runner import build as runner_build
 from edgekit.records import Device, Use
 from edgekit.results import Benched, RunResult
 
@@ -62,6 +65,24 @@ def test_the_board_by_adb_computes_what_this_host_does(
 ) -> None:
     link = Use.model_validate({"name": "adb", "serial": adb.connect(board)})
     same_as_here(tiny, tmp_path, format, link=link, workdir="/data/local/tmp/edgekit")
+
+
+def test_android_without_an_ndk_starts_through_its_own_loader(
+    board: lab.Board, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board stands in for a phone: it gets the runner with a glibc of its own, here out of its image."""
+    image = lab.made("board", "make") / "initramfs"
+    with gzip.open(image) as packed:
+        argv = [lab.program("cpio", "cpio"), "-id", "--quiet", "--no-absolute-filenames", "lib/*", "lib/*/*"]
+        subprocess.run(argv, input=packed.read(), cwd=tmp_path, check=True, timeout=60)
+    runner_build.build("android", sysroot=tmp_path / "lib")
+    with lab.adb_server(tmp_path, lab.adb_client(36)) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        device = devices.find(f"adb:{server.connect(board)}")
+        result = one(benches.bench(tiny, [device], Wanted(format="tflite", seconds=0.05), tmp_path))
+    assert (result.runner, result.facts.abi) == ("native", "aarch64")
+    assert "not been tried on a phone" in str(result.unverified)
 
 
 @EITHER
