@@ -28,6 +28,7 @@ _T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2
 
 def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibration:
     """Run A/A pairs of the bundle's model at its longest length, and keep what they show at `path(device.name)`."""
+    check_path(device.name)
     chosen = bundle_path or only_bundle(Path("bundles"))
     link, workdir = measure.connect(device)
     with (
@@ -79,10 +80,17 @@ def path(name: str) -> Path:
     return home / "edgekit" / "calibration" / (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") + ".json")
 
 
+def check_path(name: str) -> None:
+    """Raise `InputError` where the calibration could not be kept: known before minutes are spent on it."""
+    try:
+        path(name).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path(name)}: the calibration cannot be written there: {error.strerror}") from None
+
+
 def _keep(found: Calibration, where: Path) -> None:
     unfinished = where.with_name(where.name + ".part")
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         unfinished.replace(where)
     except OSError as error:
