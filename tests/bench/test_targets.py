@@ -11,9 +11,11 @@ from typing import Any
 import bundles
 import lab
 import pytest
+import stub
 
-from edgekit import devices
+from edgekit import bundle, devices
 from edgekit.bench import bench as benches
+from edgekit.bench import check
 from edgekit.bench.measure import Wanted
 from edgekit.bench.runner import build as runner_build
 from edgekit.records import Device, Use
@@ -31,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bundles.make_int8(tmp_path_factory.mktemp("tiny") / "b")
 
 
-def one(found: Benched) -> RunResult:
+def only(found: Benched) -> RunResult:
     assert not found.failures, found.failures
     return found.results[0]
 
@@ -44,9 +46,9 @@ def phone(serial: str, **values: object) -> Device:
 
 def same_as_here(tiny: Path, tmp_path: Path, format: Any, **values: object) -> None:
     device = devices.find("linux-arm64").model_copy(update={"name": "board", **values})
-    result = one(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
+    result = only(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
     assert (result.facts.abi, result.facts.cores, result.runner) == ("aarch64", 2, "native")
-    assert all(check.passed and check.cosine_min > 0.99 for check in result.checks)
+    assert all(one.passed and one.cosine_min > 0.99 for one in result.checks)
     assert result.memory and result.memory.floor_bytes
     assert 3_000_000 < result.memory.floor_bytes <= result.memory.peak_rss_bytes < 80_000_000
 
@@ -80,7 +82,7 @@ def test_android_without_an_ndk_starts_through_its_own_loader(
         for name, value in server.env.items():
             monkeypatch.setenv(name, value)
         device = devices.find(f"adb:{server.connect(board)}")
-        result = one(benches.bench(tiny, [device], Wanted(format="tflite", seconds=0.05), tmp_path))
+        result = only(benches.bench(tiny, [device], Wanted(format="tflite", seconds=0.05), tmp_path))
     assert (result.runner, result.facts.abi) == ("native", "aarch64")
     assert "not been tried on a phone" in str(result.unverified)
 
@@ -89,9 +91,9 @@ def test_android_without_an_ndk_starts_through_its_own_loader(
 def test_a_phone_by_both_adb_clients(adb: lab.AdbServer, adbd: Phones, tiny: Path, tmp_path: Path, format: Any) -> None:
     there = adbd()
     device = phone(adb.connect(there))
-    result = one(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
+    result = only(benches.bench(tiny, [device], Wanted(format=format, seconds=0.05), tmp_path))
     assert result.facts.model.endswith("Lab Phone")
-    assert all(check.passed for check in result.checks)
+    assert all(one.passed for one in result.checks)
     assert result.cpus == ((os.cpu_count() or 1) - 1,)  # the big core, by its top frequency
     assert result.readings[0].battery_percent == 83
     assert there.processes() == []
@@ -103,6 +105,27 @@ def test_a_server_behind_a_gate(jumped_sshd: tuple[lab.Sshd, lab.Sshd], tiny: Pa
     box = jumped_sshd[0]
     link = Use.model_validate({"name": "ssh", "host": box.host, "config": str(box.config)})
     device = devices.find("host").model_copy(update={"name": "box", "link": link})
-    result = one(benches.bench(tiny, [device], BRIEF, tmp_path))
-    assert all(check.passed and check.max_abs_diff < 1e-4 for check in result.checks)
+    result = only(benches.bench(tiny, [device], BRIEF, tmp_path))
+    assert all(one.passed and one.max_abs_diff < 1e-4 for one in result.checks)
     assert box.processes() == []
+
+
+def test_twenty_devices_come_in_order_and_one_lost_spoils_none(
+    adbd: Phones, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the measuring stubbed out; how long it takes beside one is benchmarks/fleet.py's question."""
+    subject = check.subject(tiny, tiny, bundle.verify(tiny), "tflite")
+    with lab.adb_server(tmp_path, lab.adb_client(36)) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        phones = [adbd(f"phone-{i:02}") for i in range(20)]
+        for there in phones:
+            stub.install(there.root, subject)
+        fleet = [phone(server.connect(there), name=there.root.name, runner="python") for there in phones]
+        phones[7].kill()
+        found = benches.bench(tiny, fleet[::-1], Wanted(format="tflite", seconds=0.01), tmp_path / "results")
+    names = [f"phone-{i:02}" for i in range(20)]
+    assert [result.device for result in found.results] == [name for name in names if name != "phone-07"]
+    assert [failure.device for failure in found.failures] == ["phone-07"]
+    assert found.failures[0].exit_code == 4
+    assert len(list((tmp_path / "results").iterdir())) == 19
