@@ -100,7 +100,7 @@ def bench(benched: Benched, out: Path) -> str:
     lines += [line for one in benched.failures for line in ("", *_wrapped([f"{one.device}: FAILED: {one.message}"]))]
     if benched.results:
         lines += ["", f"Results with raw samples: {out}"]
-    return "\n".join(lines)
+    return "\n".join(lines).removeprefix("\n")
 
 
 def _of_device(result: RunResult) -> Iterator[str]:
