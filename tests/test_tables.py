@@ -119,9 +119,10 @@ def test_a_device_in_figures() -> None:
 
 
 def test_energy_is_a_figure_or_a_reason() -> None:
+    gross, net = Interval(low=0.019, high=0.021), Interval(low=0.011, high=0.013)
     measured = Energy(
-        state="measured", source="battery gauge", resolution_j=0.1, gross_j=0.02,
-        gross_interval=Interval(low=0.019, high=0.021), net_j=0.0123, net_interval=Interval(low=0.011, high=0.013), idle_w=1, load_w=2,
+        state="measured", source="battery gauge", resolution_j=0.1, gross_j=0.02, gross_interval=gross, net_j=0.0123,
+        net_interval=net, idle_w=1, load_w=2,
     )  # fmt: skip
     assert "energy: gross 20 mJ (19 to 21), net 12.3 mJ (11 to 13) an inference, from battery gauge" in shown(
         result(energy=measured)
