@@ -17,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 import zipfile
@@ -55,6 +56,7 @@ _LOADER = "ld-linux-aarch64.so.1"
 _GLIBC = (
     _LOADER, "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libstdc++.so.6", "libgcc_s.so.1"
 )  # fmt: skip
+_building = threading.Lock()
 _UNVERIFIED = "started through its own glibc loader, because no NDK was given; this has not been tried on a phone"
 
 
@@ -132,11 +134,12 @@ def build(
                 libraries = [*given, *(_Library(p["format"], _fetch(p, work), p["version"]) for p in pinned)]
                 _compile(compiler, libraries, work, kit / RUNNER, target)
                 _fill(kit, wanted, libraries, glibc, {**_versions(libraries), "compiler": compiler_version})
-                shutil.rmtree(folder, ignore_errors=True)  # a kit that lost a file
+                if not _whole(folder):  # else another process made the same by now
+                    shutil.rmtree(folder, ignore_errors=True)  # a kit that lost a file
                 try:
                     kit.rename(folder)
                 except OSError:
-                    if not _whole(folder):  # else another process made the same
+                    if not _whole(folder):
                         raise
         now = time.time_ns()
         os.utime(folder / "kit.json", ns=(now, now))  # the last one built is the one that `find` gives
@@ -146,14 +149,15 @@ def build(
 def find(target: str) -> Path:
     """The folder of the kit that is `at_hand` for `target`, built now for a Linux target that has none. Raises
     `InputError` with the command to give where it cannot be."""
-    if folder := at_hand(target):
-        return folder
-    if target == "android":
-        raise InputError(
-            "no runner for android has been built by this edgekit yet: edgekit runner build --target android --ndk NDK "
-            "--runtime-lib libLiteRt.so (see the README for a way without an NDK)"
-        )
-    return build(target)
+    with _building:  # 20 devices that ask at once wait for one compiler
+        if folder := at_hand(target):
+            return folder
+        if target != "android":
+            return build(target)
+    raise InputError(
+        "no runner for android has been built by this edgekit yet: edgekit runner build --target android --ndk NDK "
+        "--runtime-lib libLiteRt.so (see the README for a way without an NDK)"
+    )
 
 
 def at_hand(target: str) -> Path | None:
@@ -226,10 +230,11 @@ def _disk(folder: Path) -> Generator[None]:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether a folder is a kit whose files are all there."""
-    if not (folder / "kit.json").is_file():
+    """Whether a folder is a kit of this edgekit's kind whose files are all there; the cache may hold older ones."""
+    try:
+        sizes = {file.path: file.bytes for file in read(folder).files}
+    except InputError:
         return False
-    sizes = {file.path: file.bytes for file in read(folder).files}
     return all((folder / name).is_file() and (folder / name).stat().st_size == n for name, n in sizes.items())
 
 

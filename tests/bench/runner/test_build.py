@@ -8,11 +8,14 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tinymodels import HOST
 
+from edgekit.bench.runner import build as builder
 from edgekit.bench.runner.build import HERE, build, describe, find, read
 from edgekit.errors import InputError
 from edgekit.store import sha256
@@ -100,6 +103,28 @@ def test_a_kit_that_lost_a_file_is_made_again_with_the_same_bytes(stubs: Callabl
     before = read(folder)
     (folder / "edgekit-runner").unlink()
     assert read(build("linux-armv7", runtime_lib=libraries)) == before
+
+
+def test_a_kit_of_an_older_edgekit_is_passed_over() -> None:
+    folder = build("linux-armv7")
+    older = folder.with_name("linux-armv7-0123")
+    older.mkdir()
+    (older / "kit.json").write_text('{"what": "it was then"}')
+    assert find("linux-armv7") == folder
+
+
+def test_20_devices_that_ask_at_once_wait_for_one_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+
+    def counted(*args: Any) -> None:
+        made.append(str(args[-1]))
+        compile_for(*args)
+
+    compile_for = builder._compile
+    monkeypatch.setattr(builder, "_compile", counted)
+    with ThreadPoolExecutor(20) as pool:
+        assert len(set(pool.map(find, ["linux-armv7"] * 20))) == 1
+    assert made == ["linux-armv7"]
 
 
 def test_armv7_has_no_wheel_and_says_what_to_do() -> None:
