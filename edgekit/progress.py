@@ -2,10 +2,11 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
-_shown = False
+_showing = threading.Lock()
 
 
 def say(line: str) -> None:
@@ -17,12 +18,20 @@ def say(line: str) -> None:
 def bar(what: str, total: int | None = None) -> Generator[Callable[[int], None]]:
     """A bar (a spinner where `total` is not known); call what it gives with the steps done so far.
 
-    One is shown at a time: inside another one, this shows nothing.
+    One is shown at a time: inside another one, or beside another thread's, this shows nothing.
     """
-    global _shown  # noqa: PLW0603
-    if _shown or not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not _showing.acquire(blocking=False):
         yield lambda done: None
         return
+    try:
+        with _bar(what, total) as show:
+            yield show
+    finally:
+        _showing.release()
+
+
+@contextmanager
+def _bar(what: str, total: int | None) -> Generator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
@@ -36,11 +45,7 @@ def bar(what: str, total: int | None = None) -> Generator[Callable[[int], None]]
         Progress(*columns, console=Console(file=own), transient=True) as shown,
     ):
         task = shown.add_task(what, total=total)
-        _shown = True
-        try:
-            yield lambda done: shown.update(task, completed=done)
-        finally:
-            _shown = False
+        yield lambda done: shown.update(task, completed=done)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ elif mkdir "$root/memory/$group" && echo "$limit" >"$root/memory/$group/memory.l
     kind=cgroup-v1 dir=$root/memory/$group
     echo "$limit" >"$dir/memory.memsw.limit_in_bytes"
 fi 2>/dev/null
+[ "$kind" ] || rmdir "$root/$group" "$root/memory/$group" 2>/dev/null # made, but took no limit
 end() { [ -z "$dir" ] || while [ -d "$dir" ] && ! rmdir "$dir" 2>/dev/null; do sleep 0.1; done; }
 trap 'kill -KILL $run; wait $run; end; exit 143' TERM
 (

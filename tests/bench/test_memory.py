@@ -50,3 +50,15 @@ def test_a_limit_is_real(root: str, eats: int, survives: bool) -> None:
     if root == CGROUPS and not survives:
         assert "kernel" in found.said
     assert (set(Path(CGROUPS).rglob("edgekit-*")) if granted else set()) == before
+
+
+def test_a_group_that_takes_no_limit_is_removed(tmp_path: Path) -> None:
+    """As in a container that may make groups and set nothing: here the groups of another controller."""
+    if not (granted and Path(CGROUPS, "pids").is_dir()):
+        pytest.skip("no cgroup v1 can be made here")
+    (tmp_path / "memory").symlink_to(Path(CGROUPS, "pids"))
+    before = set(Path(CGROUPS, "pids").rglob("edgekit-*"))
+    with local.connect(local.Params()) as transport:
+        found = memory.limited(transport, ["echo", said()], 100_000_000, 30, str(tmp_path))
+    assert (found.kind, found.survived) == ("address-space", True)
+    assert set(Path(CGROUPS, "pids").rglob("edgekit-*")) == before

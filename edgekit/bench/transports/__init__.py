@@ -116,9 +116,10 @@ class Done:
 
 
 def last_words(printed: bytes) -> str:
-    """The last lines of what a command printed, on one line; empty if it printed nothing."""
+    """The last lines of what a command printed, on one line, fit for a terminal; empty if it printed nothing."""
     lines = printed.decode(errors="replace").strip().splitlines()
-    return " / ".join(line.strip() for line in lines[-3:])[-500:]
+    words = " / ".join(line.strip() for line in lines[-3:])[-500:]
+    return "".join(c if c.isprintable() else "?" for c in words)
 
 
 _stopping = threading.Event()
@@ -315,8 +316,8 @@ def converse(
     Its standard input stays open to its end (with `feed`, to the end of that); when one of `stops` is set it is
     closed, and the command has a few seconds to end by itself.
     """
-    with _started(argv) as process:
-        return _Talk(process, what, deadline_s).to_end(stops, feed, sent)
+    with _started(argv) as process, selectors.DefaultSelector() as selector:
+        return _Talk(process, selector, what, deadline_s).to_end(stops, feed, sent)
 
 
 @contextmanager
@@ -333,8 +334,8 @@ def held(
     raises `DeviceError` where that does not come within `deadline_s`. After the block its input is closed, and it has
     `grace_s` to end.
     """
-    with _started(argv) as process:
-        talk = _Talk(process, what, deadline_s)
+    with _started(argv) as process, selectors.DefaultSelector() as selector:
+        talk = _Talk(process, selector, what, deadline_s)
         try:
             yield talk.until(mark, lost, stopping)
         finally:
@@ -364,12 +365,14 @@ def _started(argv: Sequence[str]) -> Generator["subprocess.Popen[bytes]"]:
 class _Talk:
     """What goes to and comes from one local command, up to a deadline."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", what: str, deadline_s: float) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", selector: selectors.BaseSelector, what: str, deadline_s: float
+    ) -> None:
         assert process.stdin and process.stdout and process.stderr  # PIPE was asked for
         self.process, self.what, self.deadline_s = process, what, deadline_s
         self.end = time.monotonic() + deadline_s
         self.input, self.out, self.err = process.stdin, bytearray(), bytearray()
-        self.selector = selectors.DefaultSelector()
+        self.selector = selector
         self.selector.register(process.stdout, selectors.EVENT_READ, self.out)
         self.selector.register(process.stderr, selectors.EVENT_READ, self.err)
 

@@ -68,6 +68,18 @@ def test_exit_code_and_both_streams(host: Transport) -> None:
     assert (done.code, done.stdout, done.stderr) == (7, b"out\n", b"err\n")
 
 
+def test_what_a_device_says_does_nothing_to_the_terminal(host: Transport) -> None:
+    done = host.run(["sh", "-c", r"printf '\033]0;title\007 is \033[31mred\n' >&2; exit 3"], 10)
+    assert done.last_words() == "?]0;title? is ?[31mred"
+
+
+def test_a_command_that_fails_leaves_no_descriptor_open(host: Transport) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(DeviceError):
+        host.run(["sh", "-c", "exec sleep 60"], 0.1, feed=io.BytesIO(b"x" * 10_000_000))
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_program_that_is_not_there(host: Transport) -> None:
     done = host.run(["no-such-program"], 10)
     assert done.code == 127
