@@ -1,6 +1,7 @@
 """What every test gets: no network, caches of its own, two threads; and how many tests met a real target."""
 
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -24,6 +25,9 @@ os.environ.update(
     OMP_WAIT_POLICY="passive",
     TOKENIZERS_PARALLELISM="false",
 )
+
+# Started in the background, a shell's job ignores Ctrl-C, and so would every process that a test starts and stops.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine must not fail a test, and a run must not depend on the one before.
 hypothesis.settings.register_profile("edgekit", deadline=None, database=None, derandomize=True)
