@@ -32,6 +32,11 @@ class DeviceError(EdgekitError):
     exit_code = 4
 
 
+def printable(text: str) -> str:
+    """Text that came from a device or a file, on one line and without a terminal's control codes."""
+    return "".join(c if c.isprintable() else "?" for c in " / ".join(text.splitlines()))
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The half sentence that helps after a typo: `did you mean "kl"?`, or the list of what exists."""
     known = sorted(known)

@@ -69,17 +69,17 @@ class Latency(Record):
 
 
 class MemoryPhase(Record):
-    """The process at one moment (`start`, `library`, `loaded`, `first_run`, `warm`, `end`), from /proc."""
+    """The process at the end of one phase, from /proc. `None` is what the target's kernel does not tell."""
 
-    name: str
-    hwm_bytes: int
+    name: Literal["start", "library", "loaded", "first_run", "warm", "end"]
+    hwm_bytes: int = Field(ge=0)
     """VmHWM: the most resident memory so far."""
-    rss_bytes: int
-    anon_bytes: int
-    file_bytes: int
-    shmem_bytes: int
-    pss_bytes: int | None
-    swap_bytes: int
+    rss_bytes: int = Field(ge=0)
+    anon_bytes: int = Field(ge=0)
+    file_bytes: int = Field(ge=0)
+    shmem_bytes: int = Field(ge=0)
+    pss_bytes: int | None = Field(ge=0)
+    swap_bytes: int | None = Field(ge=0)
 
 
 class MemoryLimit(Record):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgekit.errors import printable
 from edgekit.records import Built, StageRow
 from edgekit.results import Benched, BudgetCheck, Calibration, Doctor, Energy, RunResult, State
 
@@ -97,7 +98,8 @@ def bench(benched: Benched, out: Path) -> str:
     lines = [_text(table, 80)] if benched.results else []
     for result in benched.results:
         lines += ["", *_wrapped(_of_device(result))]
-    lines += [line for one in benched.failures for line in ("", *_wrapped([f"{one.device}: FAILED: {one.message}"]))]
+    for one in benched.failures:
+        lines += ["", *_wrapped([printable(f"{one.device}: FAILED: {one.message}")])]
     if benched.results:
         lines += ["", f"Results with raw samples: {out}"]
     return "\n".join(lines).removeprefix("\n")
@@ -248,8 +250,8 @@ def devices(states: Sequence[State]) -> str:
     lines: list[str] = []
     for state in states:
         about = " ".join(part for part in (state.description, f"({state.link})" if state.link else "") if part)
-        lines.append(f"{_plain(state.name):<{min(width, 24)}}  {state.state:<13}  {_plain(about)}".rstrip())
-        lines += [f"    missing: {_plain(one)}" for one in state.missing]
+        lines.append(f"{printable(state.name):<{min(width, 24)}}  {state.state:<13}  {printable(about)}".rstrip())
+        lines += [f"    missing: {printable(one)}" for one in state.missing]
     return "\n".join(_wrapped(lines))
 
 
@@ -257,13 +259,8 @@ def doctor(found: Doctor) -> str:
     """What the doctor found: a line each with its verdict, remedies below."""
     lines: list[str] = []
     for finding in found.findings:
-        lines.append(f"{finding.verdict:<7} {finding.what}: {_plain(finding.found)}")
-        lines += [f"          do: {_plain(finding.remedy)}"] if finding.remedy else []
+        lines.append(f"{finding.verdict:<7} {finding.what}: {printable(finding.found)}")
+        lines += [f"          do: {printable(finding.remedy)}"] if finding.remedy else []
     bad = sum(finding.verdict == "bad" for finding in found.findings)
     lines.append(f"{found.device}: ready to bench" if found.good else f"{found.device}: {bad} to mend before a bench")
     return "\n".join(_wrapped(lines))
-
-
-def _plain(text: str) -> str:
-    """Text that came from a device or a file, on one line of a terminal."""
-    return "".join(c if c.isprintable() else "?" for c in " / ".join(text.splitlines()))

@@ -21,7 +21,7 @@ from statistics import median
 from edgekit import devices, progress
 from edgekit.bench.meters import GET, charging, plain, whole
 from edgekit.bench.transports import Done, Transport
-from edgekit.errors import DeviceError
+from edgekit.errors import DeviceError, printable
 from edgekit.records import Device, Preconditions
 from edgekit.results import DeviceFacts, Latency, Reading
 
@@ -262,7 +262,8 @@ def _counting(reading: Reading) -> dict[str, float]:
 
 def parse_facts(text: str) -> DeviceFacts:
     """What the facts script printed. Total: what is not there is unknown."""
-    lines = [(key, " ".join(value.split())) for key, _, value in (line.partition(" ") for line in text.splitlines())]
+    pairs = (line.partition(" ") for line in text.splitlines())
+    lines = [(key, printable(" ".join(value.split()))) for key, _, value in pairs]
     said = dict(reversed(lines))  # the first of each counts
     tops = [value.split() for key, value in lines if key == "top"]
     cores = _cores(said.get("online", "")) or set(range(sum(key == "core" for key, _ in lines))) or {0}

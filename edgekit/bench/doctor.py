@@ -1,7 +1,6 @@
 """What stands between a device and a measurement: a list of all known devices, and a close look at one."""
 
 import importlib.util
-import sys
 import threading
 import time
 import tomllib
@@ -160,15 +159,9 @@ def _space(folder: str, facts: DeviceFacts) -> Finding:
 
 
 def _abi(device: Device, facts: DeviceFacts) -> Finding:
-    names = {
-        "arm64-v8a": ("aarch64", "arm64"),
-        "armeabi-v7a": ("armv7", "armv8l"),
-        "x86_64": ("x86_64",),
-        "host": ("",),
-    }
-    if facts.abi.startswith((device.abi, *names[device.abi])):
+    if measure.same_abi(device, facts):
         return Finding(what="ABI", found=facts.abi, verdict="good")
-    fit = {"aarch64": "linux-arm64", "armv7l": "linux-armv7", "armv8l": "linux-armv7"}.get(facts.abi)
+    fit = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7"}.get(measure.abi_of(facts.abi))
     remedy = f'base your record on "{fit}"' if fit else "name a record with that ABI"
     return Finding(what="ABI", found=f"{facts.abi}, the record says {device.abi}", verdict="bad", remedy=remedy)
 
@@ -249,13 +242,13 @@ def _kit(device: Device) -> Finding:
 
 def _python(device: Device, transport: Transport) -> Finding:
     """A Python there and the runtimes that it could import; needed only where the record asks for it."""
-    program = sys.executable if device.link and device.link.name == "local" else "python3"
+    program = measure.python(device)
     done = transport.run([program, "-c", _PYTHON], _SECONDS)
     version, *modules = done.stdout.decode(errors="replace").split() or [""]
     runs = [format for format in device.formats if set(_MODULES[format]) & set(modules) and "numpy" in modules]
     needed = device.runner == "python"
     if done.code or not runs:
-        found = "no python3" if done.code else f"{plain(version)} with {plain(', '.join(modules)) or 'no runtime'}"
+        found = f"no {program}" if done.code else f"{plain(version)} with {plain(', '.join(modules)) or 'no runtime'}"
         wheels = " or ".join(_WHEELS[format] for format in device.formats)
         remedy = f"install python3 there, and with its pip numpy and {wheels}"
         verdict = "bad" if needed else "note"

@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -19,14 +19,13 @@ from edgekit.bench import check, conditions, deploy, energy, figures
 from edgekit.bench import memory as memories
 from edgekit.bench.check import Subject
 from edgekit.bench.evaluation import Evaluation
-from edgekit.bench.runner import Load, Run, argv, build, parse, read_tensors, write_tensors
+from edgekit.bench.runner import EMPTY, PYTHON, Load, Run, argv, build, parse, read_tensors, write_tensors
 from edgekit.bench.transports import Transport
 from edgekit.errors import DeviceError, InputError, NotGoodEnough
 from edgekit.records import Budget, Device, Format, Use
 from edgekit.results import BudgetCheck, DeviceFacts, Latency, Memory, OutputCheck, RunResult, Workload
 from edgekit.tasks import Arrays
 
-_RUNNER = Path(__file__).parent / "runner"
 _WARMUP_S = 1.0
 _LEAST_REPEATS = 20
 _MEMORY_REPEATS = 10
@@ -135,6 +134,8 @@ def measure(
     condition that its record demands, and `NotGoodEnough` where it computes something else than this host."""
     began, clock = datetime.now(UTC), time.monotonic()
     link, workdir = connect(device, wanted.adb)
+    if device.meter:  # energy comes last: what its record has wrong is said first
+        plugins.use("meters", device.meter, f"device {device.name}")
     with link as transport, deploy.opened(transport, workdir) as desk:
         facts = conditions.facts(transport, desk.folder)
         _say(device, "uploading")
@@ -177,15 +178,17 @@ def place(
 ) -> tuple[Placed, str | None]:
     """Put the model and what runs it on the device."""
     format = subject.model.format
-    files = {f"model.{format}": subject.file, f"empty.{format}": _RUNNER / f"empty.{format}"}
+    files = {f"model.{format}": subject.file, f"empty.{format}": EMPTY[format]}
     runner, unverified = wanted.runner or device.runner, None
     if runner == "python":
-        files["runner.py"] = _RUNNER / "runner.py"
-        ours = device.link is not None and device.link.name == "local"
-        python = device.python or (sys.executable if ours else "python3")
-        start, library = (python, f"{desk.folder}/runner.py"), None
+        files["runner.py"] = PYTHON
+        start, library = (python(device), f"{desk.folder}/runner.py"), None
     else:
-        _same_machine(device, facts)
+        if not same_abi(device, facts):
+            raise DeviceError(
+                f"device {device.name}: its record says abi {_abi(device)}, the device itself {facts.abi}; set abi and "
+                "os in a record of your own"
+            )
         folder = build.find(kit_target(device))
         kit = build.read(folder)
         if format not in kit.libraries:
@@ -214,35 +217,40 @@ def _inputs(subject: Subject, folder: Path) -> dict[str, Path]:
     return {name: folder / name for name in feeds}
 
 
-_ABIS = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a"}
-"""Android's names for what `uname -m` says."""
+def python(device: Device) -> str:
+    """The interpreter that the Python runner is started with there."""
+    ours = device.link is not None and device.link.name == "local"
+    return device.python or (sys.executable if ours else "python3")
+
+
+def abi_of(machine: str) -> str:
+    """Android's name for what `uname -m`, or Android itself, says."""
+    names = {"aarch64": "arm64-v8a", "arm64": "arm64-v8a", "armv7l": "armeabi-v7a", "armv8l": "armeabi-v7a"}
+    return names.get(machine, machine)
 
 
 def _abi(device: Device) -> str:
     """The ABI that the device's record promises, by Android's name."""
-    return _ABIS.get(platform.machine(), platform.machine()) if device.abi == "host" else device.abi
+    return abi_of(platform.machine()) if device.abi == "host" else device.abi
 
 
-def _same_machine(device: Device, facts: DeviceFacts) -> None:
-    found, promised = _ABIS.get(facts.abi, facts.abi), _abi(device)
-    if found != promised and (found, promised) != ("arm64-v8a", "armeabi-v7a"):  # which runs both, mostly
-        raise DeviceError(
-            f"device {device.name}: its record says abi {promised}, the device itself {facts.abi}; set abi and os in a "
-            "record of your own"
-        )
+def same_abi(device: Device, facts: DeviceFacts) -> bool:
+    """Whether the device runs programs for the ABI that its record promises."""
+    found, promised = abi_of(facts.abi), _abi(device)
+    return found == promised or (found, promised) == ("arm64-v8a", "armeabi-v7a")  # which runs both, mostly
 
 
-def kit_target(device: Device) -> str:
-    """Which of the runner's targets a device is. Raises `InputError` for a host that is none."""
-    if device.os == "android":
-        return "android"
-    abi = _abi(device)
-    names = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7", "x86_64": "linux-x86_64"}
-    if abi not in names or (device.abi == "host" and platform.system() != "Linux"):
+def kit_target(device: Device) -> build.Target:
+    """Which of the runner's targets a device is. Raises `InputError` for one that is none."""
+    system = "Android" if device.os == "android" else platform.system() if device.abi == "host" else "Linux"
+    fit: list[build.Target] = [
+        t for t, abi in build.ABI.items() if abi == _abi(device) and (t == "android") == (system == "Android")
+    ]
+    if not fit or system not in ("Android", "Linux"):
         raise InputError(
-            f"device {device.name}: there is no native runner for {platform.system()} on {abi}; use --runner python"
+            f"device {device.name}: there is no native runner for {system} on {_abi(device)}; use --runner python"
         )
-    return names[abi]
+    return fit[0]
 
 
 def _check(device: Device, placed: Placed, expected: Mapping[int | None, Sequence[Arrays]]) -> tuple[OutputCheck, ...]:
@@ -277,14 +285,12 @@ def _memory(device: Device, placed: Placed, wanted: Wanted) -> tuple[Run, Memory
     empty = f"{placed.desk.folder}/empty"
     bare = load.model_copy(update={"signature": None})
     floor = placed.run(f"{empty}.in", bare, model=f"{empty}.{placed.subject.model.format}")
-    python = None
+    beside = None
     if run.runner == "native" and device.link and device.link.name == "local":
-        placed.desk.put({"runner.py": _RUNNER / "runner.py"})
+        placed.desk.put({"runner.py": PYTHON})
         start = (sys.executable, f"{placed.desk.folder}/runner.py")
-        words = argv(start, placed.subject.model.format, None, placed.model, inputs, None, load)
-        done = placed.transport.run(words, load.deadline_s + 5)
-        python = parse(done.stdout, "the Python process beside")
-    memory = memories.memory(run, floor, python)
+        beside = replace(placed, start=start, library=None).run(inputs, load)
+    memory = memories.memory(run, floor, beside)
     if wanted.memory_limit is not None:
         words = placed.argv(inputs, None, load)
         limit = memories.limited(placed.transport, words, wanted.memory_limit, load.deadline_s + 5)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from edgekit.bench.runner import Run, parse
 from edgekit.bench.transports import Transport
 from edgekit.errors import DeviceError
-from edgekit.results import Memory, MemoryLimit, MemoryPhase
+from edgekit.results import Memory, MemoryLimit
 
 LIMITED = """\
 limit=$1 root=$2 kilobytes=$(($1 / 1024)); shift 2
@@ -61,7 +61,7 @@ def memory(run: Run, floor: Run | None, python: Run | None) -> Memory:
         floor_bytes=least,
         model_bytes=None if least is None else peak - least,
         python_peak_rss_bytes=python.phase("end").hwm_bytes if python else None,
-        phases=tuple(MemoryPhase.model_validate(phase.model_dump()) for phase in run.phases),
+        phases=run.phases,
     )
 
 

@@ -12,9 +12,10 @@ import lab
 import pytest
 
 from edgekit import devices, tables
-from edgekit.bench import doctor
+from edgekit.bench import doctor, measure
+from edgekit.errors import InputError
 from edgekit.records import Device, Use
-from edgekit.results import Doctor, Finding, State
+from edgekit.results import DeviceFacts, Doctor, Finding, State
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,27 @@ def test_what_is_bad_has_a_remedy(tmp_path: Path) -> None:
     nowhere = doctor.doctor(devices.find("host").model_copy(update={"workdir": f"{tmp_path}/full/work"}))
     assert not nowhere.good
     assert said(nowhere)["work folder"].verdict == "bad"
+
+
+def test_the_python_of_the_record_is_the_one_that_counts(tmp_path: Path) -> None:
+    values = {"workdir": str(tmp_path / "work"), "runner": "python", "python": str(tmp_path / "venv" / "python")}
+    found = said(doctor.doctor(devices.find("host").model_copy(update=values)))["Python"]
+    assert (found.verdict, found.found) == ("bad", f"no {tmp_path}/venv/python")
+
+
+def test_a_32_bit_record_on_a_64_bit_system_is_as_good_for_the_doctor_as_for_a_bench() -> None:
+    record = devices.find("linux-armv7")
+    facts = DeviceFacts(model="m", os="Linux", abi="aarch64", libc=None, cores=4, ram_bytes=None, free_bytes=None)
+    assert measure.same_abi(record, facts)
+    assert not measure.same_abi(record, facts.model_copy(update={"abi": "x86_64"}))
+    assert not measure.same_abi(devices.find("linux-arm64"), facts.model_copy(update={"abi": "armv7l"}))
+
+
+def test_each_record_has_its_runner() -> None:
+    shipped = {name: measure.kit_target(devices.find(name)) for name in ("pixel-8", "rpi-5", "linux-armv7")}
+    assert shipped == {"pixel-8": "android", "rpi-5": "linux-arm64", "linux-armv7": "linux-armv7"}
+    with pytest.raises(InputError, match="no native runner for Android on x86_64"):
+        measure.kit_target(devices.find("android").model_copy(update={"abi": "x86_64"}))
 
 
 def test_a_link_that_fails_is_a_finding() -> None:

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from edgekit.bench import figures
-from edgekit.bench.runner import PHASES, Phase, Run
+from edgekit.bench.runner import PHASES, Run
 from edgekit.errors import DeviceError
+from edgekit.results import MemoryPhase
 from edgekit.tasks import Feature
 
 
 def run(samples: list[float], **values: object) -> Run:
     phases = [
-        Phase(
+        MemoryPhase(
             name=name, hwm_bytes=9, rss_bytes=8, anon_bytes=5, file_bytes=3, shmem_bytes=0, pss_bytes=None, swap_bytes=0
         )
         for name in PHASES  # type: ignore[misc]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgekit.errors import printable
 from edgekit.records import Record
 
 
@@ -103,7 +104,7 @@ def charging(lines: Iterable[str]) -> bool | None:
 
 def plain(name: str) -> str:
     """A name that came from a device, fit for a message: printable, on one line, not long."""
-    return "".join(c if c.isprintable() else "?" for c in name.strip())[:60]
+    return printable(name.strip())[:60]
 
 
 def whole(text: str) -> int | None:

@@ -23,8 +23,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from edgekit.errors import DeviceError, InputError
+from edgekit.errors import DeviceError, InputError, printable
 from edgekit.records import Format, Record
+from edgekit.results import MemoryPhase
 
 PYTHON = Path(__file__).parent / "runner.py"
 """The Python runner, to be pushed where no native one is."""
@@ -69,21 +70,6 @@ class Load(Record):
     """The runner ends itself after so long, with exit code 124, whatever it is doing."""
 
 
-class Phase(Record):
-    """The process's memory at the end of one phase, from /proc. `hwm_bytes` is the peak up to then; `pss_bytes` and
-    `swap_bytes` are `None` where the target's kernel does not tell.
-    """
-
-    name: Literal["start", "library", "loaded", "first_run", "warm", "end"]
-    hwm_bytes: int = Field(ge=0)
-    rss_bytes: int = Field(ge=0)
-    anon_bytes: int = Field(ge=0)
-    file_bytes: int = Field(ge=0)
-    shmem_bytes: int = Field(ge=0)
-    pss_bytes: int | None = Field(ge=0)
-    swap_bytes: int | None = Field(ge=0)
-
-
 class Run(Record):
     """What a runner said of one process."""
 
@@ -111,10 +97,10 @@ class Run(Record):
     minor_faults: int
     major_faults: int
     """Context switches and page faults while measuring."""
-    phases: tuple[Phase, ...]
+    phases: tuple[MemoryPhase, ...]
     examples: int
 
-    def phase(self, name: str) -> Phase:
+    def phase(self, name: str) -> MemoryPhase:
         """The memory at the end of the phase of that name."""
         return next(phase for phase in self.phases if phase.name == name)
 
@@ -162,7 +148,7 @@ def parse(stdout: bytes, where: str) -> Run:
             "the runner was ended or something else wrote to its output: see its error output, then try again"
         ) from None
     if isinstance(value, dict) and isinstance(said := value.get("error"), dict):
-        phase, message = str(said.get("phase")), str(said.get("message"))
+        phase, message = printable(str(said.get("phase"))), printable(str(said.get("message")))
         remedy = _REMEDIES.get(phase, "see the runner's error output")
         raise DeviceError(f"{where}: the runner failed at the {phase}: {message}; {remedy}")
     try:

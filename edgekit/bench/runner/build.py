@@ -45,7 +45,13 @@ _ZIG = {
     "linux-armv7": "arm-linux-gnueabihf.2.17",
     "linux-x86_64": "x86_64-linux-gnu.2.17",
 }
-_ABI = {"linux-arm64": "arm64-v8a", "linux-armv7": "armeabi-v7a", "linux-x86_64": "x86_64", "android": "arm64-v8a"}
+ABI: dict[Target, str] = {
+    "linux-arm64": "arm64-v8a",
+    "linux-armv7": "armeabi-v7a",
+    "linux-x86_64": "x86_64",
+    "android": "arm64-v8a",
+}
+"""What a kit's programs run on, by Android's names."""
 _MACHINES = {62: "x86_64", 183: "arm64-v8a", 40: "armeabi-v7a", 3: "x86"}
 _MARKS: dict[str, Format] = {"OrtGetApiBase": "onnx", "LiteRtCreateCompiledModel": "tflite"}
 _NAMES: dict[Format, str] = {"onnx": "libonnxruntime.so", "tflite": "libLiteRt.so"}
@@ -254,7 +260,7 @@ def _fill(
     if missing and target == "linux-armv7":
         notes.append("no wheel holds them for armv7; the Python runner with tflite-runtime is the other way there")
     found = Kit(
-        target=target, abi=_ABI[target], os="android" if target == "android" else "linux",
+        target=target, abi=ABI[target], os="android" if target == "android" else "linux",
         files=tuple(File(path=n, bytes=(kit / n).stat().st_size, sha256=sha256(kit / n)) for n in names),
         start=start, libraries={library.format: _NAMES[library.format] for library in libraries},
         versions={"runner": sources()[:16], **versions}, unverified=_UNVERIFIED if glibc else None, notes=tuple(notes),
@@ -376,8 +382,8 @@ def _given(path: Path, target: Target, bionic: bool) -> _Library:
         raise InputError(
             f"--runtime-lib {path}: has neither {' nor '.join(_MARKS)}; give libonnxruntime.so or libLiteRt.so"
         )
-    if machine != _ABI[target]:
-        raise InputError(f"--runtime-lib {path}: is for {machine}, {target} needs {_ABI[target]}; give that one")
+    if machine != ABI[target]:
+        raise InputError(f"--runtime-lib {path}: is for {machine}, {target} needs {ABI[target]}; give that one")
     if bionic and "libc.so.6" in names:
         raise InputError(f"--runtime-lib {path}: is linked with glibc; give the one out of the Android package (AAR)")
     if not bionic and "libc.so.6" not in names:
@@ -388,7 +394,7 @@ def _given(path: Path, target: Target, bionic: bool) -> _Library:
 def _below(sysroot: Path, name: str) -> Path:
     """The file called `name` anywhere below `sysroot`, for arm64."""
     for path in sorted(sysroot.rglob(name)):
-        if path.is_file() and _elf(path, "--sysroot")[0] == _ABI["android"]:
+        if path.is_file() and _elf(path, "--sysroot")[0] == ABI["android"]:
             return path
     raise InputError(f"--sysroot {sysroot}: no arm64 {name} below it; give a folder with {', '.join(_GLIBC)}")
 

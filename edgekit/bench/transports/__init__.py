@@ -31,7 +31,7 @@ from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from edgekit.errors import DeviceError, InputError
+from edgekit.errors import DeviceError, InputError, printable
 
 # `run` leads the group of the command, `guard` that of what ends it; for other users of the input (`fed`), only time
 # does. A group is killed by its leader first, so that the leader cannot add to it in between, nor before it has one.
@@ -118,8 +118,7 @@ class Done:
 def last_words(printed: bytes) -> str:
     """The last lines of what a command printed, on one line, fit for a terminal; empty if it printed nothing."""
     lines = printed.decode(errors="replace").strip().splitlines()
-    words = " / ".join(line.strip() for line in lines[-3:])[-500:]
-    return "".join(c if c.isprintable() else "?" for c in words)
+    return printable(" / ".join(line.strip() for line in lines[-3:])[-500:])
 
 
 _stopping = threading.Event()

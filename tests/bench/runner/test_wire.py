@@ -65,8 +65,8 @@ def test_anything_else_is_a_device_error(stdout: bytes) -> None:
 
 
 def test_an_error_document_names_phase_message_and_remedy() -> None:
-    stdout = json.dumps({"edgekit_runner": 1, "error": {"phase": "library", "message": "lib.so: wrong ELF class"}})
-    with pytest.raises(DeviceError, match=r"at the library: lib.so: wrong ELF class; .*--runtime-lib"):
+    stdout = json.dumps({"edgekit_runner": 1, "error": {"phase": "library", "message": "lib.so:\x1b wrong ELF class"}})
+    with pytest.raises(DeviceError, match=r"at the library: lib.so:\? wrong ELF class; .*--runtime-lib"):
         parse(stdout.encode(), "pixel")
 
 
