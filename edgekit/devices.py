@@ -31,7 +31,9 @@ def find(name: str, option: str = "--device") -> Device:
         return parse(Device, {**values, "name": name, "link": {"name": link, key: address}}, f"{option} {name}")
     records = known()
     path = Path(name) if name.endswith(".toml") else records.get(name)
-    if path is None or not _is_file(path):
+    if path and not _is_file(path):
+        raise InputError(f"{option}: there is no file {path}; name a TOML file, or one of `edgekit devices`")
+    if path is None:
         raise InputError(f'{option}: no device is called "{name}"; {nearest(name, records)}')
     found = parse(Device, {"name": path.stem, **_resolved(path, ())}, path)
     if list(found.lengths) != sorted(set(found.lengths)):

@@ -125,10 +125,16 @@ def test_what_is_wrong_in_a_record(own: Path, text: str, words: str) -> None:
 @pytest.mark.parametrize("name", ["hots", "", ":", "adb:", "ssh:", "x:y", "no.toml", "../host", "a\0.toml", "a" * 5000])
 def test_names_that_are_none(name: str) -> None:
     for one in {name, f"x{name}.toml"}:
-        with pytest.raises(InputError, match="--device: no device is called"):
+        with pytest.raises(InputError, match=r"--device: (no device is called|there is no file)"):
             devices.find(one)
     with pytest.raises(InputError, match=r'--target: .*did you mean "host"'):
         devices.find("hosts", "--target")
+
+
+def test_a_folder_is_no_record(own: Path) -> None:
+    (own / "mine.toml").mkdir()
+    with pytest.raises(InputError, match=r"there is no file .*mine\.toml"):
+        devices.find("mine")
 
 
 @pytest.mark.parametrize("address", ["8A1X0", "a b", "$(reboot)", "'; ls", "-s", "a\nb", "192.168.1.9:5555", "[::1]:5"])

@@ -170,3 +170,5 @@ def test_failures_stand_below_the_results() -> None:
         "my-pi: FAILED"
     )
     assert shown(failures=failures).startswith("my-pi: FAILED: ssh: connection refused")
+    two = (Failure(device="b", message='key "host" is missing; add it\nunknown key\x1b[31m', exit_code=2),)
+    assert shown(failures=two) == 'b: FAILED: key "host" is missing; add it / unknown key?[31m'

@@ -29,14 +29,15 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
         expected = check.reference(subject, threads=1)
         scored = evaluation.read(subject, wanted.base) if wanted.score else None
 
-        def one(device: Device) -> RunResult | Failure:
+        def one(device: Device) -> tuple[RunResult | None, Failure | None]:
+            result = None
             try:
                 result = measure(device, subject, expected, scored, wanted)
                 _write(result, out)
-                return result
-            except EdgekitError as error:
+                return result, None
+            except EdgekitError as error:  # what was measured is shown, even where it cannot be written
                 progress.say(f"{device.name}: failed: {error}")
-                return Failure(device=device.name, message=str(error), exit_code=error.exit_code)
+                return result, Failure(device=device.name, message=str(error), exit_code=error.exit_code)
 
         with ThreadPoolExecutor(len(devices)) as pool:
             futures = [pool.submit(one, device) for device in sorted(devices, key=lambda device: device.name)]
@@ -50,8 +51,8 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
                     transports.stop_all()
                 raise
     return Benched(
-        results=tuple(one for one in done if isinstance(one, RunResult)),
-        failures=tuple(one for one in done if isinstance(one, Failure)),
+        results=tuple(result for result, _ in done if result),
+        failures=tuple(failure for _, failure in done if failure),
     )
 
 
@@ -75,7 +76,7 @@ def only_bundle(folder: Path) -> Path:
 
 def file_name(result: RunResult) -> str:
     """What a result's file is called; whatever a device's name holds, it stays one plain name."""
-    plain = [re.sub(r"[^A-Za-z0-9.]+", "-", part).strip("-.") for part in (result.bundle, result.device)]
+    plain = [re.sub(r"[^\w.]+", "-", part).strip("-.") for part in (result.bundle, result.device)]
     return f"{'-'.join(plain)}-{result.workload.format}.json"
 
 
@@ -95,4 +96,7 @@ def _write(result: RunResult, out: Path) -> None:
         unfinished.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
         unfinished.replace(path)
     except OSError as error:
-        raise InputError(f"{path}: the result cannot be written: {error.strerror}; it is lost") from None
+        unfinished.unlink(missing_ok=True)
+        raise InputError(
+            f"{path}: the result cannot be written: {error.strerror}; its raw samples are lost, make room and try again"
+        ) from None

@@ -177,7 +177,7 @@ def _check(workdir: str) -> None:
 def _refusal(state: str, said: str) -> str:
     """Why the keeper did not begin, and what to do."""
     if state == "busy":
-        return f"another edgekit works there: keeper {said}; wait for it, or if it is dead: edgekit devices clean"
+        return f"another edgekit works there: keeper {said}; wait for it, or if it is dead: edgekit devices clean NAME"
     if state == "foreign":
         return "it holds a folder run or cache that is not edgekit's; name another one: workdir"
     if state == "noexec":

@@ -141,6 +141,25 @@ def test_what_is_refused_before_any_device_is_touched(tiny: Path, tmp_path: Path
     assert not (tmp_path / "work").exists()
 
 
+def test_a_meter_is_looked_up_before_minutes_are_spent(tiny: Path, tmp_path: Path) -> None:
+    found = benches.bench(tiny, [host(tmp_path, meter=Use(name="rapll"))], BRIEF, tmp_path / "results")
+    (failure,) = found.failures
+    assert failure.exit_code == 2
+    assert 'did you mean "rapl"' in failure.message
+    assert not (tmp_path / "work").exists()
+
+
+def test_what_was_measured_is_shown_even_where_it_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    (out / f"{benches.bundle.verify(tiny).name}-host-tflite.json").mkdir(parents=True)
+    found = benches.bench(tiny, [host(tmp_path)], Wanted(format="tflite", seconds=0.05), out)
+    assert [result.device for result in found.results] == ["host"]
+    assert [(failure.device, failure.exit_code) for failure in found.failures] == [("host", 2)]
+    assert "cannot be written" in found.failures[0].message
+    assert not list(out.glob("*.part"))
+    assert benches.exit_code(found) == 2
+
+
 def cli(*argv: object, cwd: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
     words = [sys.executable, "-m", "edgekit", *map(str, argv)]
     return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
