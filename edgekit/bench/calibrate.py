@@ -9,25 +9,25 @@ medians. A gate that is asked to see less than `smallest_effect` on this device 
 import math
 import os
 import re
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median, stdev
+from statistics import stdev
 
 from edgekit import bundle, progress
-from edgekit.bench import check, conditions, deploy, measure
+from edgekit.bench import check, conditions, deploy, figures, measure
 from edgekit.bench.bench import only_bundle
 from edgekit.errors import InputError
 from edgekit.records import Device
 from edgekit.results import Calibration
 
 _BLOCK_S = 2.0
-_T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179, 15: 2.131}
-"""The 97.5 % quantiles of Student's t, by degrees of freedom (NIST/SEMATECH e-Handbook, table 1.3.6.7.2)."""
 
 
 def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibration:
-    """Run A/A pairs of the bundle's model at its longest length, and keep what they show at `path(device.name)`."""
+    """Run A/A pairs of the bundle's model at its longest length, once the device meets its preconditions, and keep
+    what they show at `path(device.name)`."""
     check_path(device.name)
     chosen = bundle_path or only_bundle(Path("bundles"))
     link, workdir = measure.connect(device)
@@ -42,10 +42,11 @@ def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibrati
         length = subject.lengths[-1]
         inputs = placed.timed(length)
         load = placed.load(length, seconds=_BLOCK_S, warmup_s=0.5, repeats=10)
+        conditions.wait_until_ready(device, transport, time.monotonic(), placed.cpus)
         medians: list[float] = []
         with progress.bar(f"{device.name}: {2 * pairs} processes", 2 * pairs) as done:
             for i in range(2 * pairs):
-                medians.append(median(placed.run(inputs, load).samples_s))
+                medians.append(figures.latency(placed.run(inputs, load), length).p50_s)
                 done(i + 1)
     noise = stdev(log_ratios(medians))
     found = Calibration(
@@ -69,9 +70,7 @@ def log_ratios(medians: Sequence[float]) -> list[float]:
 
 def smallest_effect(noise: float, pairs: int) -> float:
     """The relative change whose 95 % t interval over `pairs` pairs just excludes no change: exp(t s / sqrt(n)) - 1."""
-    degrees = max(known for known in _T if known <= max(pairs - 1, 2)) if pairs < 30 else None
-    t = 1.96 if degrees is None else _T[degrees]
-    return math.expm1(t * noise / math.sqrt(pairs))
+    return math.expm1(figures.t_quantile(pairs - 1) * noise / math.sqrt(pairs))
 
 
 def path(name: str) -> Path:

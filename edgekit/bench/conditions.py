@@ -191,7 +191,7 @@ def wait_until_ready(device: Device, transport: Transport, began: float, cpus: S
         if not said:
             progress.say(f"{device.name}: waiting up to {wanted.wait_s:.0f} s: {unmet[0][0]}")
             said = True
-        time.sleep(min(_POLL_S, left))
+        transport.stopping.wait(min(_POLL_S, left))
 
 
 def missed(wanted: Preconditions, reading: Reading, cpus: Sequence[int] | None = None) -> list[tuple[str, bool]]:

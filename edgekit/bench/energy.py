@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit import plugins
+from edgekit.bench.figures import t_quantile
 from edgekit.bench.meters import Meter, Reading, Silence
 from edgekit.bench.runner import Run
 from edgekit.bench.transports import Done, Transport
@@ -186,20 +187,6 @@ def measure(
     return _figures(source.title, windows, source.age_s)
 
 
-def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: what a 95 % interval of a mean of `degrees + 1` values multiplies.
-
-    A table up to 10 degrees of freedom, then three terms of Abramowitz and Stegun 26.7.5 (right to 0.0005 there).
-    """
-    table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-    if degrees <= len(table):
-        return table[degrees - 1]
-    z = statistics.NormalDist().inv_cdf(0.975)
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
-
-
 # Finding the source.
 
 
@@ -312,7 +299,8 @@ def _idle(transport: Transport, window_s: float, sampler: "Future[Done] | None")
         if sampler and sampler.done():
             done = sampler.result()
             raise _NoFigure(f"the loop that reads the meter ended with {done.code}: {done.last_words()}")
-        time.sleep(min(left, 1))
+        if transport.stopping.wait(min(left, 1)):
+            break  # the next command says so
     return began_s, _device_time(transport), 0
 
 

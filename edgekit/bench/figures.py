@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,7 @@ _RESAMPLES = 200
 
 def latency(run: Run, length: int | None) -> Latency:
     """One process's times as figures."""
-    samples = np.array(run.samples_s)
-    if not len(samples):
-        raise DeviceError("the runner measured nothing; raise --seconds")
+    samples = _measured(run)
     return Latency(
         length=length, p50_s=float(np.median(samples)), p50_interval=median_interval(run.samples_s),
         p90_s=float(np.quantile(samples, 0.9)), p99_s=float(np.quantile(samples, 0.99)), mean_s=float(samples.mean()),
@@ -30,30 +29,55 @@ def latency(run: Run, length: int | None) -> Latency:
     )  # fmt: skip
 
 
+def _measured(run: Run) -> np.ndarray:
+    """The samples of a run, which has some and a clock that tells them from nothing."""
+    samples = np.array(run.samples_s)
+    if not len(samples) or not np.median(samples) > 0:
+        found = "no samples" if not len(samples) else "samples of 0 s: the clock there is too coarse for this model"
+        raise DeviceError(f"the runner measured nothing: {found}; try again, or the other runner (--runner)")
+    return samples
+
+
 def median_interval(samples: Sequence[float], z: float = 1.96) -> Interval:
     """The 95 % interval of the median from order statistics: ranks n/2 -+ z sqrt(n)/2, the normal approximation of the
     binomial (David and Nagaraja, Order Statistics, section 7.1). It assumes independent samples: a device that
     drifts is less certain than this says, which is what `edgekit devices calibrate` is for.
 
-    >>> median_interval([1, 2, 3, 4, 5, 6, 7, 8, 9, 10]).low
-    2.0
+    >>> interval = median_interval([1, 2, 3, 4, 5, 6, 7, 8, 9, 10])
+    >>> interval.low, interval.high
+    (2.0, 9.0)
     """
     ordered = sorted(samples)
     half = z * math.sqrt(len(ordered)) / 2
     low = max(math.floor(len(ordered) / 2 - half), 0)
-    high = min(math.ceil(len(ordered) / 2 + half), len(ordered) - 1)
+    high = len(ordered) - 1 - low
     return Interval(low=float(ordered[low]), high=float(ordered[high]))
 
 
 def sustained(run: Run) -> Sustained:
     """A long run by minutes; what is left of the last minute counts as one when it has at least half."""
-    ends = np.cumsum(run.samples_s)
+    samples = _measured(run)
+    ends = np.cumsum(samples)
     minutes = np.minimum(ends // 60, max(round(float(ends[-1]) / 60) - 1, 0)).astype(int)
-    medians = tuple(float(np.median(np.array(run.samples_s)[minutes == m])) for m in np.unique(minutes))
+    medians = tuple(float(np.median(samples[minutes == m])) for m in np.unique(minutes))
     return Sustained(
         seconds=float(ends[-1]), p50_s_by_minute=medians, last_over_first=medians[-1] / medians[0],
         samples_s=run.samples_s,
     )  # fmt: skip
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t: what a 95 % interval of a mean of `degrees + 1` values multiplies.
+
+    A table up to 10 degrees of freedom, then three terms of Abramowitz and Stegun 26.7.5 (right to 0.0005 there).
+    """
+    table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+    if degrees <= len(table):
+        return table[degrees - 1]
+    z = NormalDist().inv_cdf(0.975)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3
 
 
 def score_interval(

@@ -30,11 +30,12 @@ def test_a_steady_drift_cancels() -> None:
         (0.0, 7, 0.0),
         (0.02, 7, math.expm1(2.447 * 0.02 / math.sqrt(7))),
         (0.02, 3, math.expm1(4.303 * 0.02 / math.sqrt(3))),
-        (0.02, 100, math.expm1(1.96 * 0.02 / 10)),
+        (0.02, 25, math.expm1(2.0639 * 0.02 / 5)),
+        (0.02, 100, math.expm1(1.9842 * 0.02 / 10)),
     ],
 )
 def test_the_smallest_effect_is_students(noise: float, pairs: int, effect: float) -> None:
-    assert calibrate.smallest_effect(noise, pairs) == pytest.approx(effect, rel=2e-2)
+    assert calibrate.smallest_effect(noise, pairs) == pytest.approx(effect, rel=1e-3)
 
 
 def test_the_effect_is_resolved_as_often_as_promised() -> None:

@@ -35,8 +35,8 @@ def test_latency_of_a_hundred_and_one_samples() -> None:
     assert found.per_second == pytest.approx(2.0)
     assert found.cpu_share == pytest.approx(0.5)
     assert (found.open_s, found.load_s, found.first_run_s, found.involuntary_switches) == (0.1, 0.2, 0.3, 2)
-    # ranks 50.5 -+ 1.96 * sqrt(101) / 2 = 40.65 and 60.35, outwards
-    assert (found.p50_interval.low, found.p50_interval.high) == (0.40, 0.61)
+    # ranks 50.5 -+ 1.96 * sqrt(101) / 2 = 40.65 and 60.35: the 41st and the 61st
+    assert (found.p50_interval.low, found.p50_interval.high) == (0.40, 0.60)
 
 
 def test_nothing_measured_is_refused() -> None:
@@ -51,6 +51,20 @@ def test_the_medians_interval_holds_what_it_promises() -> None:
         found = figures.median_interval(list(rng.exponential(size=51)))
         hits += found.low <= math.log(2) <= found.high
     assert 0.93 <= hits / 1000 <= 0.985
+
+
+def test_the_medians_interval_of_20_is_the_textbooks() -> None:
+    """Ranks 6 and 15 of 20: their binomial interval holds 95.9 % (Conover, Practical Nonparametric Statistics)."""
+    found = figures.median_interval([float(rank) for rank in range(1, 21)])
+    assert (found.low, found.high) == (6, 15)
+
+
+def test_a_clock_too_coarse_to_measure_with_is_refused() -> None:
+    for figure in (lambda run: figures.latency(run, 128), figures.sustained):
+        with pytest.raises(DeviceError, match="too coarse"):
+            figure(run([0.0] * 20))
+        with pytest.raises(DeviceError, match="no samples"):
+            figure(run([]))
 
 
 def test_few_samples_give_their_range() -> None:
