@@ -140,6 +140,8 @@ def _valid(name: str, outputs: Arrays, inputs: Arrays, length: int | None) -> np
     if name not in outputs:
         raise DeviceError(f"the device gave no output {name}; it gave {', '.join(outputs)}")
     array = np.asarray(outputs[name], dtype=np.float64)
+    if not array.ndim or not len(array):
+        raise DeviceError(f"the device gave output {name} with shape {list(array.shape)}, which has no batch")
     tokens = next((len(given[:length]) for given in inputs.values() if given.ndim == 1), None)
     return array[0, :tokens] if infer.per_token(name, array.ndim) else array[0]
 

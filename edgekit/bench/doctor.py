@@ -48,13 +48,17 @@ def states() -> tuple[State, ...]:
     """
     rows: dict[str, State] = {}
     records: dict[str, Device] = {}
-    for name in devices.known():
-        try:
-            records[name] = devices.find(name)
-        except InputError as error:
-            rows[name] = State(name=name, description="", link=None, state="broken record", missing=(str(error),))
+
+    def add(names: Iterable[str]) -> None:
+        for name in names:
+            try:
+                records[name] = devices.find(name)
+            except InputError as error:
+                rows[name] = State(name=name, description="", link=None, state="broken record", missing=(str(error),))
+
+    add(devices.known())
     end = time.monotonic() + _PATIENCE_S
-    records |= {name: devices.find(name) for name in _attached(records.values())}
+    add(_attached(records.values()))  # a phone's record starts from `android`, which may be the user's, and broken
     answers: dict[str, str] = {}
     # daemons: what hangs is not awaited, neither here nor at the program's end
     looks = [

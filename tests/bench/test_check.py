@@ -125,8 +125,9 @@ def test_another_shape_or_name_is_refused() -> None:
     with pytest.raises(DeviceError, match="gave no output logits"):
         check.compare(subject(), outputs(), {4: [{"x": np.zeros(1)}, {"x": np.zeros(1)}]})
     wrong = [{"logits": np.zeros((1, 4, 3), np.float32)}] * 2
-    with pytest.raises(DeviceError, match="shape"):
-        check.compare(subject(), outputs(), {4: wrong})
+    for shapeless in (wrong, [{"logits": np.array(1.0)}] * 2, [{"logits": np.zeros((0, 4, 2))}] * 2):
+        with pytest.raises(DeviceError, match="shape"):
+            check.compare(subject(), outputs(), {4: shapeless})
 
 
 def test_lengths_that_a_model_lacks(tmp_path: Path) -> None:

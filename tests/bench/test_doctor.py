@@ -65,6 +65,20 @@ def test_the_list_without_adb(own: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert max(map(len, text.splitlines())) <= 80 + len(str(own))  # a path is not broken
 
 
+def test_a_phone_and_a_broken_record_of_the_users_for_android(
+    own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_adb(tmp_path, monkeypatch)
+    (own / "android.toml").write_text("abi = ")
+    (tmp_path / "bin" / "adb").write_text("#!/bin/sh\necho 'List of devices attached'\necho 'S1 device'\n")
+    (tmp_path / "bin" / "adb").chmod(0o755)
+    found = {state.name: state for state in doctor.states()}
+    assert {name: found[name].state for name in ("android", "adb:S1")} == dict.fromkeys(
+        ("android", "adb:S1"), "broken record"
+    )
+    assert found["host"].state in ("ready", "incomplete")
+
+
 def test_what_does_not_answer_is_not_awaited(own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that takes connections and says nothing."""
     without_adb(tmp_path, monkeypatch)
