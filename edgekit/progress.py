@@ -6,12 +6,14 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 
+from edgekit.errors import printable
+
 _showing = threading.Lock()
 
 
 def say(line: str) -> None:
-    """One line on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    """One line on stderr, whatever a device's name or words hold."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 @contextmanager

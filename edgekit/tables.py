@@ -117,8 +117,8 @@ def _of_device(result: RunResult) -> Iterator[str]:
     for check in result.checks:
         yield (
             f"  right: {check.output} as on this host; cosine {check.cosine_min:.6f} at worst, largest difference "
-            f"{check.max_abs_diff:.2g}, {check.flips} of {check.decisions} decisions flipped"
-        )
+            f"{check.max_abs_diff:.2g}"
+        ) + (f", {check.flips} of {check.decisions} decisions flipped" if check.decisions else "")
     if result.score:
         interval = result.score_interval
         yield f"  score: {result.score.metric} {result.score.value:.4f}" + (

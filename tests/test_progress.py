@@ -4,6 +4,10 @@ import pty
 import subprocess
 import sys
 
+import pytest
+
+from edgekit import progress
+
 SHOW = """
 import threading
 from edgekit import progress
@@ -22,6 +26,11 @@ threads = [threading.Thread(target=work, args=(name,)) for name in ("one", "two"
 with progress.bar("after", 1):
     pass
 """
+
+
+def test_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("a\nb\x1b[2J: failed")
+    assert capsys.readouterr().err == "a / b?[2J: failed\n"
 
 
 def test_one_bar_at_a_time_whoever_asks() -> None:

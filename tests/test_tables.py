@@ -118,6 +118,13 @@ def test_a_device_in_figures() -> None:
         assert words in text
 
 
+def test_embeddings_decide_nothing() -> None:
+    check = OutputCheck(
+        output="sentence_embedding", examples=8, cosine_min=1, max_abs_diff=0, flips=0, decisions=0, passed=True
+    )
+    assert "largest difference 0 cold start" in shown(result(checks=(check,)))
+
+
 def test_energy_is_a_figure_or_a_reason() -> None:
     gross, net = Interval(low=0.019, high=0.021), Interval(low=0.011, high=0.013)
     measured = Energy(

@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
@@ -13,6 +14,8 @@ from edgekit.errors import EdgekitError, InputError
 from edgekit.records import Device
 from edgekit.results import Benched, Failure, RunResult
 
+_MOST_SUSTAINED_S = 12 * 3600
+
 
 def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Path) -> Benched:
     """Measure the bundle at `path` (`None`: the only one in `bundles/`) on each device.
@@ -23,6 +26,11 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
     names = [device.name for device in devices]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"--device {twice}: is given twice; a device can do one measurement at a time")
+    files = [_plain(name) for name in names]
+    if alike := [name for name in names if files.count(_plain(name)) > 1]:
+        raise InputError(f"--device {' and '.join(alike)}: their results would be one file; rename one of the records")
+    if (wanted.sustained_s or 0) > _MOST_SUSTAINED_S:
+        raise InputError(f"--sustained: {_MOST_SUSTAINED_S / 3600:g}h at most; the device is let go after a day")
     with bundle.opened(path or only_bundle(Path("bundles"))) as (folder, manifest):
         subject = check.subject(path or folder, folder, manifest, wanted.format, wanted.lengths)
         _writable(out)
@@ -39,7 +47,9 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
                 progress.say(f"{device.name}: failed: {error}")
                 return result, Failure(device=device.name, message=str(error), exit_code=error.exit_code)
 
-        with ThreadPoolExecutor(len(devices)) as pool:
+        with warnings.catch_warnings(), ThreadPoolExecutor(len(devices)) as pool:
+            # scikit-learn, of resamples of a small evaluation set; filters are all threads', so they are set here
+            warnings.filterwarnings("ignore", "A single label was found")
             futures = [pool.submit(one, device) for device in sorted(devices, key=lambda device: device.name)]
             try:
                 done = [future.result() for future in futures]
@@ -57,9 +67,9 @@ def bench(path: Path | None, devices: Sequence[Device], wanted: Wanted, out: Pat
 
 
 def exit_code(benched: Benched) -> int:
-    """3 where a result is wrong or a required budget broken, else 4 or 2 as the first failure says, else 0."""
+    """3 where a result is wrong or a required budget broken, else 4 where a device failed, else 2 or 0."""
     broken = any(
-        check.kept is False and check.budget.required for result in benched.results for check in result.budgets
+        one.kept is False and one.budget.required for result in benched.results for one in result.budgets
     ) or any(result.memory and result.memory.limit and not result.memory.limit.survived for result in benched.results)
     codes = [failure.exit_code for failure in benched.failures]
     return 3 if broken or 3 in codes else max(codes, default=0)
@@ -76,8 +86,11 @@ def only_bundle(folder: Path) -> Path:
 
 def file_name(result: RunResult) -> str:
     """What a result's file is called; whatever a device's name holds, it stays one plain name."""
-    plain = [re.sub(r"[^\w.]+", "-", part).strip("-.") for part in (result.bundle, result.device)]
-    return f"{'-'.join(plain)}-{result.workload.format}.json"
+    return f"{_plain(result.bundle)}-{_plain(result.device)}-{result.workload.format}.json"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")
 
 
 def _writable(out: Path) -> None:

@@ -46,7 +46,10 @@ def read(subject: Subject, base: Path) -> Evaluation:
     task, params = plugins.use("tasks", manifest.task, where)
     corpus, corpus_params = plugins.use("corpora", parse(Use, manifest.recipe.get("data"), f"{where}: recipe"), where)
     with progress.bar("read evaluation data"):
-        rows = corpus.rows(corpus_params, "dev", base)
+        try:
+            rows = list(corpus.rows(corpus_params, "dev", base))
+        except InputError as error:
+            raise InputError(f"--score: {error}; --base says where the recipe's relative paths start") from None
         examples = task.examples(params, rows, manifest.labels, training=False)
         if not examples:
             raise InputError(f"{subject.path}: the recipe's data has no dev rows here; there is nothing to score")

@@ -29,6 +29,8 @@ from edgekit.tasks import Arrays
 _WARMUP_S = 1.0
 _LEAST_REPEATS = 20
 _MEMORY_REPEATS = 10
+_MOST_EXAMPLES = 1000
+"""Of a score in one process: its outputs come back in one piece, under one deadline."""
 _MOST_S_A_RUN = 10.0
 """Deadlines leave this much time for one inference: a small model on a board that is emulated in software."""
 
@@ -88,7 +90,9 @@ class Placed:
         done = self.transport.run(self.argv(inputs, outputs, load, model), load.deadline_s + 5)
         if done.stdout.strip():
             return parse(done.stdout, self.transport.name)
-        raise DeviceError(f"{self.transport.name}: the runner {_end(done.code)}: {done.last_words()}")
+        raise DeviceError(
+            f"{self.transport.name}: the runner {_end(done.code, self.library is None)}: {done.last_words()}"
+        )
 
     def answers(
         self, name: str, length: int | None, count: int, run_s: float = _MOST_S_A_RUN
@@ -154,7 +158,7 @@ def measure(
         last, memory = _memory(device, placed, wanted)
         used = _energy(device, placed) if wanted.energy else None
         score, interval = (
-            (None, None) if scored is None else scored.score(_outputs(device, placed, scored, latency[-1].p50_s))
+            (None, None) if scored is None else scored.score(_outputs(device, placed, scored, latency[-1]))
         )
         readings = (before, *during, conditions.read(transport, clock))
     broken = _budgets(device.budgets, subject, latency, memory, used and used.gross_j, score and score.value)
@@ -309,22 +313,28 @@ def _energy(device: Device, placed: Placed) -> energy.Energy:
     return energy.measure(device.meter, placed.transport, load)
 
 
-def _outputs(device: Device, placed: Placed, scored: Evaluation, run_s: float) -> list[Arrays]:
-    """The device's unpadded outputs for the whole evaluation set, in order; one run takes about `run_s`."""
+def _outputs(device: Device, placed: Placed, scored: Evaluation, timed: Latency) -> list[Arrays]:
+    """The device's unpadded outputs for the whole evaluation set, in order; deadlines follow what was `timed`."""
     subject = placed.subject
     lengths = subject.model.lengths or (None,)
+    # attention costs the square of the length, and the greatest may not be among those that were asked for
+    run_s = 5 * timed.p50_s * max((lengths[-1] or 1) / (timed.length or 1), 1) ** 2
     by_length: dict[int | None, list[int]] = {}
     for i, feature in enumerate(scored.features):
         tokens = len(next(iter(feature.inputs.values())))
         by_length.setdefault(next((n for n in lengths if n is None or n >= tokens), lengths[-1]), []).append(i)
     found: list[Arrays] = [{}] * len(scored.features)
-    for length, numbers in by_length.items():
+    for length, numbers in [
+        (length, every[first : first + _MOST_EXAMPLES])
+        for length, every in by_length.items()
+        for first in range(0, len(every), _MOST_EXAMPLES)
+    ]:
         _say(device, f"scoring {len(numbers)} examples" + (f" of up to {length} tokens" if length else ""))
         feeds = [subject.feed(scored.features[i].inputs, length) for i in numbers]
         with tempfile.TemporaryDirectory(prefix="edgekit-inputs-") as temporary:
             write_tensors(Path(temporary, "score"), feeds)
             placed.desk.send(Path(temporary, "score"), f"{placed.desk.folder}/score.in")
-        for i, outputs in zip(numbers, placed.answers("score.in", length, len(feeds), 5 * run_s), strict=True):
+        for i, outputs in zip(numbers, placed.answers("score.in", length, len(feeds), run_s), strict=True):
             found[i] = check.unpadded(subject, outputs, scored.features[i].inputs, length)
     return found
 
@@ -356,10 +366,12 @@ def _budgets(
     return tuple(checks)
 
 
-def _end(code: int) -> str:
+def _end(code: int, python: bool) -> str:
     """How a process that said nothing came to its end."""
     if code == 137:
         return "was killed (by the kernel for want of memory, or by somebody)"
+    if code in (126, 127) and python:
+        return f"could not be started (code {code}); install Python there, or name it in the device's record: python"
     if code in (126, 127):
         return f"could not be started (code {code}: wrong ABI, missing loader, or no right to run it)"
     return f"ended with code {code} and said nothing"

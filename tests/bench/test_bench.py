@@ -69,13 +69,14 @@ def test_this_host(tiny: Path, tmp_path: Path, format: Any, runner: Any) -> None
     assert not (tmp_path / "work" / "run").exists()
 
 
-def test_the_score_is_the_hosts(tiny: Path, tmp_path: Path) -> None:
+def test_the_score_is_the_hosts(tiny: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     """Two examples, scored here and there."""
     result = bench(tiny, host(tmp_path), tmp_path, Wanted(seconds=0.05, score=True, base=tiny.parents[1]))
     (model,) = [m for m in benches.bundle.verify(tiny).models if m.path == result.model]
     assert result.score and result.score_interval and model.score
     assert result.score.value == model.score.value
     assert 0 <= result.score_interval.low <= result.score.value <= result.score_interval.high <= 1
+    assert not [warning for warning in recwarn if "single label" in str(warning.message)]
 
 
 def test_a_real_memory_limit(tiny: Path, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_what_is_refused_before_any_device_is_touched(tiny: Path, tmp_path: Path
     for wanted, words in (
         (Wanted(lengths=(33,)), "--length 33"),
         (Wanted(format="tflite", lengths=(17,)), "one TFLite"),
-        (Wanted(score=True), "files|data"),
+        (Wanted(score=True), "--score: .* does not exist.*--base"),
     ):
         with pytest.raises(InputError, match=words):
             benches.bench(tiny, [host(tmp_path)], wanted, tmp_path / "results")
@@ -147,6 +148,13 @@ def test_a_meter_is_looked_up_before_minutes_are_spent(tiny: Path, tmp_path: Pat
     assert failure.exit_code == 2
     assert 'did you mean "rapl"' in failure.message
     assert not (tmp_path / "work").exists()
+
+
+def test_a_python_that_is_not_there(tiny: Path, tmp_path: Path) -> None:
+    device = host(tmp_path, runner="python", python="/no/python3")
+    (failure,) = benches.bench(tiny, [device], BRIEF, tmp_path / "results").failures
+    assert "name it in the device's record: python" in failure.message
+    assert "/no/python3" in failure.message
 
 
 def test_what_was_measured_is_shown_even_where_it_cannot_be_written(tiny: Path, tmp_path: Path) -> None:
