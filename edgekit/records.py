@@ -244,7 +244,10 @@ def _explain(record: type[BaseModel], error: Any, where: str | Path) -> str:
     """One line for one thing wrong."""
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f'{where}: unknown key "{key}"; {nearest(str(error["loc"][-1]), _keys(record))}'
+        last, known = str(error["loc"][-1]), _keys(record)
+        return f'{where}: unknown key "{key}"; ' + (
+            "it belongs into another table" if last in known else nearest(last, known)
+        )
     if error["type"] == "missing":
         return f'{where}: key "{key}" is missing; add it'
     return f'{where}: key "{key}": {error["msg"].lower()}, found {error["input"]!r}'

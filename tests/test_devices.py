@@ -105,6 +105,7 @@ def test_a_path(tmp_path: Path) -> None:
         ("base = 3", 'key "base"'),
         ('base = ["android"]', 'key "base"'),
         ('base = "android"\nlinks = 1', 'unknown key "links"; did you mean "link"'),
+        ('base = "android"\nthreads = 2', 'unknown key "threads"; it belongs into another table'),
         ('base = "android"\nlengths = [64, 32]', "ascend"),
         ('base = "android"\n[preconditions]\nmin_battery_percent = 120', "min_battery_percent"),
         ('base = "android"\npreconditions = 3', "preconditions"),
