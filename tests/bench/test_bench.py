@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 
 from edgekit import devices
 from edgekit.bench import bench as benches
+from edgekit.bench import measure
 from edgekit.bench.measure import Wanted
 from edgekit.errors import InputError
 from edgekit.records import Budget, Device, Preconditions, Use
@@ -69,8 +71,12 @@ def test_this_host(tiny: Path, tmp_path: Path, format: Any, runner: Any) -> None
     assert not (tmp_path / "work" / "run").exists()
 
 
-def test_the_score_is_the_hosts(tiny: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Two examples, scored here and there."""
+@pytest.mark.parametrize("a_process", [1, 1000])
+def test_the_score_is_the_hosts(
+    tiny: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder, monkeypatch: pytest.MonkeyPatch, a_process: int
+) -> None:
+    """Two examples, scored here and there, in a process each and in one."""
+    monkeypatch.setattr(measure, "_MOST_EXAMPLES", a_process)
     result = bench(tiny, host(tmp_path), tmp_path, Wanted(seconds=0.05, score=True, base=tiny.parents[1]))
     (model,) = [m for m in benches.bundle.verify(tiny).models if m.path == result.model]
     assert result.score and result.score_interval and model.score
@@ -136,6 +142,10 @@ def test_what_is_refused_before_any_device_is_touched(tiny: Path, tmp_path: Path
             benches.bench(tiny, [host(tmp_path)], wanted, tmp_path / "results")
     with pytest.raises(InputError, match="given twice"):
         benches.bench(tiny, [host(tmp_path)] * 2, BRIEF, tmp_path / "results")
+    with pytest.raises(InputError, match="a b and a:b: their results would be one file"):
+        benches.bench(tiny, [host(tmp_path, name=name) for name in ("a b", "a:b")], BRIEF, tmp_path / "results")
+    with pytest.raises(InputError, match="--sustained: 12h at most"):
+        benches.bench(tiny, [host(tmp_path)], Wanted(sustained_s=50_000), tmp_path / "results")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--out"):
         benches.bench(tiny, [host(tmp_path)], BRIEF, tmp_path / "file" / "results")
@@ -191,10 +201,14 @@ def test_the_command(tiny: Path, tmp_path: Path) -> None:
     assert cli("bench", "--memory-limit", "30XB", cwd=tmp_path).returncode == 2
 
 
-def test_ctrl_c_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "d.toml").write_text(f'base = "host"\nworkdir = "{tmp_path}/work"\n')
-    argv = [sys.executable, "-m", "edgekit", "bench", str(tiny), "--device", "d.toml", "--seconds", "60"]
-    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    packed = shutil.make_archive(str(tmp_path / "tiny"), "zip", tiny.parent, tiny.name)
+    (tmp_path / "temporary").mkdir()
+    argv = [sys.executable, "-m", "edgekit", "bench", packed, "--device", "d.toml", "--seconds", "60"]
+    env = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
+    with subprocess.Popen(argv, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         for line in process.stderr:
             if "timing" in line:
@@ -202,11 +216,12 @@ def test_ctrl_c_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
         time.sleep(0.5)
         running = [pid for pid in _runners() if str(tmp_path) in _line(pid)]
         assert len(running) == 1
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(timeout=15) == 130
         assert "stopped" in process.stderr.read()
     assert not [pid for pid in running if Path(f"/proc/{pid}").exists() and "edgekit" in _line(pid)]
     assert not (tmp_path / "work" / "run").exists()
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def _runners() -> list[int]:

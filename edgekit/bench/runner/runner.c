@@ -361,85 +361,16 @@ static void print_phases(FILE *to) {
     fputc(']', to);
 }
 
-int main(int count, char **words) {
-    document = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
-    if (document < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) refuse("needs both", "stdout and stderr");
-    read_options(count, words);
-    start_deadline();
-    catch_crashes();
-    if (options.cpus) keep_to_cpus();
-    read_memory(START);
+/* Everything that was measured, in the order in which it was. */
+static struct {
+    int64_t open_ns, load_ns, first_run_ns;
+    long examples;
+    struct samples warmup, samples;
+    int64_t began, ended; /* ns since 1970 */
+    struct rusage before, after;
+} seen;
 
-    const struct runtime *runtime = strcmp(options.format, "onnx") ? &LITERT : &ORT;
-    doing = "library";
-    int64_t begin = now(CLOCK_MONOTONIC);
-    void *library = dlopen(options.library, RTLD_NOW | RTLD_LOCAL);
-    if (!library) fail("library", "%s", dlerror());
-    runtime->open(library);
-    int64_t open_ns = now(CLOCK_MONOTONIC) - begin;
-    read_memory(LIBRARY);
-
-    doing = "model";
-    begin = now(CLOCK_MONOTONIC);
-    runtime->load(options.model, options.signature, (int)options.threads);
-    int64_t load_ns = now(CLOCK_MONOTONIC) - begin;
-    read_memory(LOADED);
-
-    doing = "inputs";
-    static struct tensors example, found;
-    char line[64];
-    inputs_file = fopen(options.inputs, "rbe");
-    if (!inputs_file) fail("inputs", "%s: %m", options.inputs);
-    if (strcmp(read_line(line, sizeof line), "edgekit-tensors 1")) fail("inputs", "%s: is no tensors file", options.inputs);
-    long examples = read_count(100000000);
-    if (!examples) fail("inputs", "%s: has no examples", options.inputs);
-    long first = ftell(inputs_file);
-    if (options.outputs) {
-        outputs_file = fopen(options.outputs, "wbe");
-        if (!outputs_file || fprintf(outputs_file, "edgekit-tensors 1\n%ld\n", examples) < 0)
-            fail("outputs", "%s: %m", options.outputs);
-    }
-    doing = "run";
-    int64_t first_run_ns = 0;
-    for (long i = 0; i < examples; i++) {
-        read_example(&example);
-        runtime->feed(&example);
-        begin = now(CLOCK_MONOTONIC);
-        runtime->run();
-        if (!i) first_run_ns = now(CLOCK_MONOTONIC) - begin;
-        if (!i) read_memory(FIRST_RUN);
-        runtime->fetch(&found);
-        if (outputs_file) write_example(&found);
-    }
-    if (fgetc(inputs_file) != EOF) fail("inputs", "%s: goes on after its last example", options.inputs);
-    if (outputs_file && fclose(outputs_file)) fail("outputs", "%s: %m", options.outputs);
-    if (examples > 1) {
-        if (fseek(inputs_file, first, SEEK_SET)) fail("inputs", "%s: %m", options.inputs);
-        read_example(&example);
-    }
-    runtime->feed(&example);
-
-    struct samples warmup = {0}, samples = {0};
-    if (options.warmup_n || options.warmup_s) {
-        warmup = room_for_samples(options.warmup_n, options.warmup_s);
-        repeat(runtime, &warmup, options.warmup_n, options.warmup_s);
-    }
-    read_memory(WARM);
-    struct rusage before = {0}, after = {0};
-    int64_t began = 0, ended = 0;
-    if (options.repeat_n || options.repeat_s) {
-        samples = room_for_samples(options.repeat_n, options.repeat_s);
-        getrusage(RUSAGE_SELF, &before);
-        began = now(CLOCK_REALTIME);
-        repeat(runtime, &samples, options.repeat_n, options.repeat_s);
-        ended = now(CLOCK_REALTIME);
-        getrusage(RUSAGE_SELF, &after);
-    }
-    doing = "end";
-    read_memory(END);
-
-    FILE *to = fdopen(document, "w");
-    if (!to) fail("outputs", "stdout: %m");
+static void print_document(FILE *to, const struct runtime *runtime) {
     fprintf(to, "{\"edgekit_runner\": 1, \"runner\": \"native\", \"format\": \"%s\", \"runtime\": \"%s\", \"library_version\": ",
             options.format, runtime->name);
     print_string(to, runtime->version(options.library));
@@ -447,18 +378,108 @@ int main(int count, char **words) {
     for (int cpu = 0, written = 0; options.cpus && cpu < CPU_SETSIZE; cpu++)
         if (CPU_ISSET(cpu, &cores)) fprintf(to, "%s%d", written++ ? ", " : "", cpu);
     if (options.cpus) fputc(']', to);
-    fprintf(to, ", \"open_ns\": %" PRId64 ", \"load_ns\": %" PRId64 ", \"first_run_ns\": %" PRId64, open_ns, load_ns,
-            first_run_ns);
-    print_times(to, "warmup_ns", warmup.wall, warmup.count);
-    print_times(to, "samples_ns", samples.wall, samples.count);
-    print_times(to, "cpu_ns", samples.cpu, samples.count);
-    if (samples.count) fprintf(to, ", \"began_ns\": %" PRId64 ", \"ended_ns\": %" PRId64, began, ended);
+    fprintf(to, ", \"open_ns\": %" PRId64 ", \"load_ns\": %" PRId64 ", \"first_run_ns\": %" PRId64, seen.open_ns,
+            seen.load_ns, seen.first_run_ns);
+    print_times(to, "warmup_ns", seen.warmup.wall, seen.warmup.count);
+    print_times(to, "samples_ns", seen.samples.wall, seen.samples.count);
+    print_times(to, "cpu_ns", seen.samples.cpu, seen.samples.count);
+    if (seen.samples.count) fprintf(to, ", \"began_ns\": %" PRId64 ", \"ended_ns\": %" PRId64, seen.began, seen.ended);
     else fprintf(to, ", \"began_ns\": null, \"ended_ns\": null");
+    const struct rusage *before = &seen.before, *after = &seen.after;
     fprintf(to, ", \"voluntary_switches\": %ld, \"involuntary_switches\": %ld, \"minor_faults\": %ld, \"major_faults\": %ld",
-            after.ru_nvcsw - before.ru_nvcsw, after.ru_nivcsw - before.ru_nivcsw, after.ru_minflt - before.ru_minflt,
-            after.ru_majflt - before.ru_majflt);
+            after->ru_nvcsw - before->ru_nvcsw, after->ru_nivcsw - before->ru_nivcsw,
+            after->ru_minflt - before->ru_minflt, after->ru_majflt - before->ru_majflt);
     print_phases(to);
-    fprintf(to, ", \"examples\": %ld}\n", examples);
-    if (fflush(to)) return 1;
-    _exit(0); /* the libraries' own tidying up at exit is of no use to anybody, and some of it crashes */
+    fprintf(to, ", \"examples\": %ld}\n", seen.examples);
+}
+
+/* ---- in order ---- */
+
+static void open_and_load(const struct runtime *runtime) {
+    doing = "library";
+    int64_t begin = now(CLOCK_MONOTONIC);
+    void *library = dlopen(options.library, RTLD_NOW | RTLD_LOCAL);
+    if (!library) fail("library", "%s", dlerror());
+    runtime->open(library);
+    seen.open_ns = now(CLOCK_MONOTONIC) - begin;
+    read_memory(LIBRARY);
+
+    doing = "model";
+    begin = now(CLOCK_MONOTONIC);
+    runtime->load(options.model, options.signature, (int)options.threads);
+    seen.load_ns = now(CLOCK_MONOTONIC) - begin;
+    read_memory(LOADED);
+}
+
+/* Runs each example once and writes its outputs; the first one is left fed. */
+static void run_examples(const struct runtime *runtime) {
+    static struct tensors example, found;
+    char line[64];
+    doing = "inputs";
+    inputs_file = fopen(options.inputs, "rbe");
+    if (!inputs_file) fail("inputs", "%s: %m", options.inputs);
+    if (strcmp(read_line(line, sizeof line), "edgekit-tensors 1")) fail("inputs", "%s: is no tensors file", options.inputs);
+    seen.examples = read_count(100000000);
+    if (!seen.examples) fail("inputs", "%s: has no examples", options.inputs);
+    long first = ftell(inputs_file);
+    if (options.outputs) {
+        outputs_file = fopen(options.outputs, "wbe");
+        if (!outputs_file || fprintf(outputs_file, "edgekit-tensors 1\n%ld\n", seen.examples) < 0)
+            fail("outputs", "%s: %m", options.outputs);
+    }
+    doing = "run";
+    for (long i = 0; i < seen.examples; i++) {
+        read_example(&example);
+        runtime->feed(&example);
+        int64_t begin = now(CLOCK_MONOTONIC);
+        runtime->run();
+        if (!i) seen.first_run_ns = now(CLOCK_MONOTONIC) - begin;
+        if (!i) read_memory(FIRST_RUN);
+        runtime->fetch(&found);
+        if (outputs_file) write_example(&found);
+    }
+    if (fgetc(inputs_file) != EOF) fail("inputs", "%s: goes on after its last example", options.inputs);
+    if (outputs_file && fclose(outputs_file)) fail("outputs", "%s: %m", options.outputs);
+    if (seen.examples > 1) {
+        if (fseek(inputs_file, first, SEEK_SET)) fail("inputs", "%s: %m", options.inputs);
+        read_example(&example);
+    }
+    runtime->feed(&example);
+}
+
+static void warm_up_and_measure(const struct runtime *runtime) {
+    if (options.warmup_n || options.warmup_s) {
+        seen.warmup = room_for_samples(options.warmup_n, options.warmup_s);
+        repeat(runtime, &seen.warmup, options.warmup_n, options.warmup_s);
+    }
+    read_memory(WARM);
+    if (options.repeat_n || options.repeat_s) {
+        seen.samples = room_for_samples(options.repeat_n, options.repeat_s);
+        getrusage(RUSAGE_SELF, &seen.before);
+        seen.began = now(CLOCK_REALTIME);
+        repeat(runtime, &seen.samples, options.repeat_n, options.repeat_s);
+        seen.ended = now(CLOCK_REALTIME);
+        getrusage(RUSAGE_SELF, &seen.after);
+    }
+    doing = "end";
+    read_memory(END);
+}
+
+int main(int count, char **words) {
+    document = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (document < 0 || dup2(STDERR_FILENO, STDOUT_FILENO) < 0) refuse("needs both", "stdout and stderr");
+    read_options(count, words);
+    start_deadline();
+    catch_crashes();
+    if (options.cpus) keep_to_cpus();
+    const struct runtime *runtime = strcmp(options.format, "onnx") ? &LITERT : &ORT;
+    read_memory(START);
+    open_and_load(runtime);
+    run_examples(runtime);
+    warm_up_and_measure(runtime);
+    FILE *to = fdopen(document, "w");
+    if (!to) fail("outputs", "stdout: %m");
+    print_document(to, runtime);
+    /* the libraries' own tidying up at exit is of no use to anybody, and some of it crashes */
+    _exit(fflush(to) ? 1 : 0);
 }
