@@ -156,6 +156,7 @@ def bench(
     from edgekit.bench import bench as benches
     from edgekit.bench.measure import Wanted
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left, an unpacked zip neither
     limit = None if memory_limit is None else int(memory_limit)
     asked = Wanted(**wanted, sustained_s=sustained, memory_limit=limit)
     benched = benches.bench(bundle, [records.find(name) for name in devices or ("host",)], asked, out)
@@ -203,7 +204,7 @@ def devices_calibrate(name: str, bundle: Path | None, pairs: int, as_json: bool)
     from edgekit.bench import calibrate
 
     found = calibrate.calibrate(records.find(name, "calibrate"), bundle, pairs)
-    _print(found.model_dump(mode="json") if as_json else tables.calibration(found, calibrate.path(name)))
+    _print(found.model_dump(mode="json") if as_json else tables.calibration(found, calibrate.path(found.device)))
 
 
 @devices.command("clean")

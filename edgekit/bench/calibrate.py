@@ -76,7 +76,7 @@ def smallest_effect(noise: float, pairs: int) -> float:
 def path(name: str) -> Path:
     """Where a device's calibration is kept: `$XDG_DATA_HOME/edgekit/calibration/NAME.json`."""
     home = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return home / "edgekit" / "calibration" / (re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.") + ".json")
+    return home / "edgekit" / "calibration" / (re.sub(r"[^\w.]+", "-", name).strip("-.") + ".json")
 
 
 def check_path(name: str) -> None:

@@ -204,7 +204,7 @@ def test_the_command(tiny: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "d.toml").write_text(f'base = "host"\nworkdir = "{tmp_path}/work"\n')
-    packed = shutil.make_archive(str(tmp_path / "tiny"), "zip", tiny.parent, tiny.name)
+    packed = shutil.make_archive(str(tmp_path / "tiny"), "zip", tiny)
     (tmp_path / "temporary").mkdir()
     argv = [sys.executable, "-m", "edgekit", "bench", packed, "--device", "d.toml", "--seconds", "60"]
     env = {**os.environ, "TMPDIR": str(tmp_path / "temporary")}
@@ -221,7 +221,7 @@ def test_ctrl_c_leaves_nothing(tiny: Path, tmp_path: Path, number: signal.Signal
         assert "stopped" in process.stderr.read()
     assert not [pid for pid in running if Path(f"/proc/{pid}").exists() and "edgekit" in _line(pid)]
     assert not (tmp_path / "work" / "run").exists()
-    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "temporary").glob("edgekit-*"))
 
 
 def _runners() -> list[int]:

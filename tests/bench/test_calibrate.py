@@ -6,9 +6,11 @@ from pathlib import Path
 import bundles
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from edgekit import devices
 from edgekit.bench import calibrate
+from edgekit.cli import cli
 from edgekit.errors import InputError
 from edgekit.results import Calibration
 
@@ -63,6 +65,18 @@ def test_this_host_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert kept == tmp_path / "data" / "edgekit" / "calibration" / "host.json"
     assert Calibration.model_validate_json(kept.read_bytes()) == found
     assert not (tmp_path / "work" / "run").exists()
+
+
+@pytest.mark.target
+@pytest.mark.usefixtures("kits")
+def test_the_command_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(calibrate, "_BLOCK_S", 0.05)
+    tiny = bundles.make(tmp_path / "b", formats=("tflite",))[0]
+    (tmp_path / "mine.toml").write_text(f'base = "host"\nworkdir = "{tmp_path}/work"\n')
+    done = CliRunner().invoke(cli, ["devices", "calibrate", str(tmp_path / "mine.toml"), str(tiny), "--pairs", "3"])
+    assert done.exit_code == 0, done.output
+    assert Path(done.output.split("Kept in")[1].strip()).is_file()
 
 
 def test_a_calibration_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
