@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from edgekit import __version__, plugins, progress
-from edgekit.bench import check, conditions, deploy, energy, figures
+from edgekit.bench import check, conditions, deploy, doubts, energy, figures
 from edgekit.bench import memory as memories
 from edgekit.bench.check import Subject
 from edgekit.bench.evaluation import Evaluation
@@ -172,7 +172,7 @@ def measure(
             threads=placed.threads, warmup_s=_WARMUP_S, repeat_s=wanted.seconds,
         ),
         score=score, score_interval=interval, budgets=broken, readings=readings,
-        doubts=conditions.doubts(readings, latency, facts, placed.threads, placed.cpus),
+        doubts=doubts.doubts(readings, latency, facts, placed.threads, placed.cpus),
         began=began.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
     )  # fmt: skip
 
