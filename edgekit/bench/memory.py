@@ -68,8 +68,9 @@ def memory(run: Run, floor: Run | None, python: Run | None) -> Memory:
 def limited(
     transport: Transport, argv: Sequence[str], limit_bytes: int, deadline_s: float, cgroups: str = "/sys/fs/cgroup"
 ) -> MemoryLimit:
-    """Run the runner's `argv` under a limit: a memory cgroup where the target grants one (v2 or v1; swap too where its kernel counts that),
-    else an address-space limit, which counts what is mapped and not only what is resident."""
+    """Run the runner's `argv` under a limit: a memory cgroup where the target grants one (v2 or v1; swap counts too
+    where its kernel counts it), else an address-space limit, which counts what is mapped and not only what is resident.
+    """
     done = transport.run(["sh", "-c", LIMITED, "edgekit", str(limit_bytes), cgroups, *argv], deadline_s)
     *said, last = done.stderr.decode(errors="replace").strip().splitlines() or [""]
     mark, _, rest = last.partition(" ")
