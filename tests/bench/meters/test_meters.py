@@ -33,7 +33,7 @@ def test_external_power(lines: list[str], says: bool | None) -> None:
 
 
 def test_helpers() -> None:
-    assert plain("  a\x1b[31m\nb  ") == "a?[31m?b"
+    assert plain("  a\x1b[31m\nb  ") == "a?[31m / b"
     assert len(plain("x" * 1000)) == 60
     assert [whole(text) for text in ("-12", " 7\n", "1e3", "0x1", "", "9" * 21, "٣")] == [-12, 7, *[None] * 5]
     assert quantum([1000, 1500, 4250]) == 250
