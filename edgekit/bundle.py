@@ -28,7 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from edgekit.errors import InputError
-from edgekit.records import Artifact, File, Format, Kind, Parity, Record, Score, Target, Tensor, Use, parse
+from edgekit.records import Artifact, File, Format, Kind, Parity, Part, Record, Score, Target, Tensor, Use, parse
 from edgekit.store import MANIFEST, files_in, sha256
 from edgekit.tasks import Arrays
 
@@ -54,6 +54,8 @@ class ModelFile(Record):
     latency_s: float | None
     """On the machine that `Manifest.host` describes, not on the target."""
     float_latency_s: float | None
+    parts: tuple[Part, ...] = ()
+    """What the file's bytes are spent on; their sum is its size."""
 
 
 class Manifest(Record):

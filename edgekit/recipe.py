@@ -28,7 +28,7 @@ from pydantic import Field, field_validator, model_validator
 from edgekit import devices
 from edgekit.devices import toml
 from edgekit.errors import InputError, nearest
-from edgekit.records import Record, Target, Use, parse
+from edgekit.records import Gate, Record, Target, Use, parse
 
 
 class Training(Record):
@@ -142,6 +142,7 @@ class Recipe(Record):
     task: Use
     data: Use
     step: tuple[Step, ...] = Field(min_length=1)
+    gate: Gate = Gate()
 
     @field_validator("step")
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekit.errors import InputError, nearest
 
 Format = Literal["onnx", "tflite"]
+MetricName = Literal["latency_s", "peak_rss_bytes", "size_bytes", "energy_j", "score"]
 Kind = Literal[
     "text-classification", "token-classification", "question-answering", "sentence-embedding", "image-classification"
 ]
@@ -72,6 +73,14 @@ class Parity(Record):
     length: int
     max_abs_diff: float
     tolerance: float
+
+
+class Part(Record):
+    """What a part of the model takes of a model file, in bytes: its weights with their scales."""
+
+    name: str
+    """`embeddings`, `layer 0 attention`, `layer 0 feed-forward`, `head`, or `other`: whatever is no weight."""
+    bytes: int
 
 
 class LayerSensitivity(Record):
@@ -138,11 +147,30 @@ class Artifact(Record):
 
 
 class Budget(Record):
-    """A limit that a metric must keep: `size_bytes`, `latency_s`, `peak_rss_bytes`, `energy_j` or `score`."""
+    """A limit that a metric must keep; `score` is a lower one, the others are upper ones."""
 
-    metric: Literal["size_bytes", "latency_s", "peak_rss_bytes", "energy_j", "score"]
+    metric: MetricName
     limit: float
     required: bool = True
+
+
+class Tolerance(Record):
+    """How much worse a figure may become before that counts: the larger of a share of the baseline's and an amount in
+    the metric's unit."""
+
+    relative: float = Field(default=0, ge=0, lt=1)
+    absolute: float = Field(default=0, ge=0)
+
+
+class Gate(Record):
+    """A recipe's tolerances, by metric: what `edgekit gate` lets pass. The baseline's recipe counts, so that a change
+    cannot loosen the gate that it has to pass."""
+
+    latency_s: Tolerance = Tolerance(relative=0.03)
+    peak_rss_bytes: Tolerance = Tolerance(relative=0.03, absolute=500_000)
+    size_bytes: Tolerance = Tolerance(relative=0.01)
+    energy_j: Tolerance = Tolerance(relative=0.05)
+    score: Tolerance = Tolerance(absolute=0.01)
 
 
 class Runtime(Record):

@@ -3,11 +3,11 @@
 Made by `edgekit bench`, read by `edgekit gate` and the reports. Times are seconds, sizes bytes, energies joules.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
-from edgekit.records import Budget, Format, Record, Score
+from edgekit.records import Artifact, Budget, Format, Gate, MetricName, Part, Record, Score
 
 
 class Interval(Record):
@@ -244,6 +244,131 @@ class Benched(Record):
 
     results: tuple[RunResult, ...]
     failures: tuple[Failure, ...]
+
+
+class Block(Record):
+    """One fresh process's work with one of two bundles: what a pair is made of."""
+
+    side: Literal["baseline", "candidate"]
+    length: int | None
+    """In tokens; `None` for images."""
+    p50_s: float
+    peak_rss_bytes: int
+    runs: int
+    """Timed inferences."""
+
+
+class ScoreChange(Record):
+    """Two bundles' scores on the same examples, answered on the device."""
+
+    metric: str
+    baseline: float
+    candidate: float
+    examples: int
+    standard_error: float
+    """Of the difference: its deviation over paired bootstrap resamples of whole examples."""
+
+
+class SideBySide(Record):
+    """Two bundles measured in turns on one device: A B, B A, A B, ... in fresh processes. Their `RunResult`s hold the
+    samples of all blocks together."""
+
+    baseline: RunResult
+    candidate: RunResult
+    blocks: tuple[Block, ...]
+    """In order of time: a pair is a block of each side at one length, one after the other."""
+    score: ScoreChange | None = None
+
+
+Answer = Literal["PASS", "REGRESSION", "INCONCLUSIVE", "INFRA_ERROR"]
+
+
+class Check(Record):
+    """One figure that the gate judged, on one device."""
+
+    device: str
+    metric: MetricName
+    length: int | None = None
+    """In tokens, where a latency was measured at several."""
+    unit: str
+    """`s`, `bytes`, `J`, or the name of the score's metric."""
+    rule: Literal["change", "budget"]
+    """Against the baseline, or against an absolute limit."""
+    answer: Answer
+    reason: str
+    """One sentence with the figures."""
+    baseline: float | None = None
+    candidate: float | None = None
+    """The median over the blocks, or the only figure there is. `None`: not measured."""
+    change: float | None = None
+    """Relative to the baseline (0.05 is 5 % more); of a score the difference candidate - baseline."""
+    interval: Interval | None = None
+    """Of `change`, or of a budget's figure."""
+    floor: float | None = None
+    """What a change for the worse must exceed to count, as a positive number in the unit of `change`."""
+    floor_of: str | None = None
+    """Where the floor comes from: `relative tolerance`, `absolute tolerance` or `noise of the device`."""
+    pairs: int | None = None
+    limit: float | None = None
+    """Of a budget."""
+
+
+class Modelled(Record):
+    """A model file of a bundle: what it weighs, and what of."""
+
+    path: str
+    bytes: int
+    parts: tuple[Part, ...]
+    """Empty where the bundle does not say."""
+
+
+class Bundled(Record):
+    """A bundle as a verdict names it."""
+
+    name: str
+    digest: str
+    source: str
+    """As the user gave it: a path, or `git:REF`."""
+    recipe: dict[str, Any]
+    stages: tuple[Artifact, ...]
+    models: tuple[Modelled, ...]
+
+
+class Verdict(Record):
+    """What the gate says of a candidate, and all that it says it from."""
+
+    edgekit: str
+    answer: Answer
+    candidate: Bundled
+    baseline: Bundled
+    checks: tuple[Check, ...]
+    left_out: tuple[str, ...]
+    """Metrics that were not judged, each with the reason: `score: --no-score`."""
+    correction: str
+    """How the intervals allow for the number of comparisons, in a sentence."""
+    tolerances: Gate
+    measured: tuple[SideBySide, ...]
+    failures: tuple[Failure, ...]
+    began: str
+    """When, ISO 8601, UTC."""
+    seconds: float
+
+
+class Entry(Record):
+    """One line of a gate's history: what a gate said, or that a bundle became the baseline."""
+
+    at: str
+    """ISO 8601, UTC."""
+    event: Literal["gate", "accept"]
+    bundle: str
+    """The candidate's name."""
+    digest: str
+    baseline_digest: str | None
+    """`None`: there was none before."""
+    format: Format | None
+    answer: Answer | None
+    """`None` for an accept: nothing was measured."""
+    checks: tuple[Check, ...] = ()
 
 
 class Calibration(Record):
