@@ -213,9 +213,9 @@ def devices_calibrate(name: str, bundle: Path | None, pairs: int, as_json: bool)
 def devices_clean(name: str, as_json: bool) -> None:
     """Remove what edgekit keeps on device NAME between measurements: uploaded models and libraries."""
     from edgekit import devices as records
-    from edgekit.bench import deploy, measure
+    from edgekit.bench import deploy, placed
 
-    link, workdir = measure.connect(records.find(name, "clean"))
+    link, workdir = placed.connect(records.find(name, "clean"))
     with link as transport:
         deploy.clean(transport, workdir)
     _print({"device": name, "removed": workdir} if as_json else f"{name}: {workdir} is gone")

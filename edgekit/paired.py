@@ -9,23 +9,26 @@ interval found 80 % of 5 % slowdowns in the simulation of `benchmarks/gate_simul
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from edgekit.results import Interval
+from edgekit.errors import InputError
+from edgekit.results import Block, Interval
 
 TRIM = 0.25
 """The share of the values that is trimmed at either end."""
 
 
-def log_ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
-    """ln(b/a) of each pair.
-
-    >>> [round(ratio, 3) for ratio in log_ratios([1.0, 1.0], [1.1, 0.9])]
-    [0.095, -0.105]
-    """
-    return [math.log(second / first) for first, second in zip(a, b, strict=True)]
+def log_ratios(blocks: Sequence[Block], figure: Callable[[Block], float] = lambda block: block.p50_s) -> list[float]:
+    """ln(candidate / baseline) of each pair of neighbours, whichever of the two came first."""
+    ratios: list[float] = []
+    for first, second in zip(blocks[::2], blocks[1::2], strict=True):
+        if {first.side, second.side} != {"baseline", "candidate"}:
+            raise InputError(f"blocks {first.side} and {second.side} are no pair: the results are not whole")
+        ratio = math.log(figure(second) / figure(first))
+        ratios.append(ratio if second.side == "candidate" else -ratio)
+    return ratios
 
 
 def trimmed_mean(values: Sequence[float]) -> float:

@@ -1,28 +1,28 @@
 """Calibrate: how much a device's figures differ when nothing differs.
 
-The same model runs in pairs of fresh processes, A B B A, and the noise is the spread of the pairs' log-ratios of
-medians. A gate that is asked to see less than `smallest_effect` on this device would be guessing.
+A gate of a bundle against itself: pairs of fresh processes, A B B A, and the noise is the spread of the pairs'
+log-ratios of medians, as `edgekit.paired` measures it. A gate that is asked to see less than `smallest_effect` on this
+device would be guessing.
 
-    medians 10.0 10.2 | 10.1 10.0 | ...   ->   ln(10.2/10.0), ln(10.1/10.0), ...   ->   noise = their deviation
+    medians 10.0 10.2 | 10.1 10.0 | ...   ->   ln(10.2/10.0), ln(10.0/10.1), ...   ->   noise = their deviation
 """
 
 import math
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import stdev
 
-from edgekit import bundle, progress
-from edgekit.bench import check, conditions, deploy, figures, measure
+from edgekit import bundle, paired
+from edgekit.bench import check, conditions, deploy
 from edgekit.bench.bench import only_bundle
+from edgekit.bench.placed import Placed, connect, place
+from edgekit.bench.sidebyside import Name, in_turns
 from edgekit.errors import InputError
 from edgekit.records import Device
 from edgekit.results import Calibration
-
-_BLOCK_S = 2.0
 
 
 def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibration:
@@ -30,7 +30,7 @@ def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibrati
     what they show at `path(device.name)`."""
     check_path(device.name)
     chosen = bundle_path or only_bundle(Path("bundles"))
-    link, workdir = measure.connect(device)
+    link, workdir = connect(device)
     with (
         bundle.opened(chosen) as (folder, manifest),
         link as transport,
@@ -38,39 +38,20 @@ def calibrate(device: Device, bundle_path: Path | None, pairs: int) -> Calibrati
     ):
         subject = check.subject(chosen, folder, manifest)
         facts = conditions.facts(transport, desk.folder)
-        placed, _ = measure.place(device, transport, desk, subject, facts, measure.Wanted())
+        placed = place(device, transport, desk, subject, facts)
         length = subject.lengths[-1]
-        inputs = placed.timed(length)
-        load = placed.load(length, seconds=_BLOCK_S, warmup_s=0.5, repeats=10)
+        sides: Mapping[Name, Placed] = {"baseline": placed, "candidate": placed}
         conditions.wait_until_ready(device, transport, time.monotonic(), placed.cpus)
-        medians: list[float] = []
-        with progress.bar(f"{device.name}: {2 * pairs} processes", 2 * pairs) as done:
-            for i in range(2 * pairs):
-                medians.append(figures.latency(placed.run(inputs, load), length).p50_s)
-                done(i + 1)
-    noise = stdev(log_ratios(medians))
+        blocks, _ = in_turns(sides, (length,), lambda blocks: len(blocks) >= 2 * pairs)
+    noise = paired.deviation(paired.log_ratios(blocks))
     found = Calibration(
         device=device.name, facts=facts, model_sha256=subject.sha256, format=subject.model.format, length=length,
-        pairs=pairs, medians_s=tuple(medians), noise=noise, smallest_effect=smallest_effect(noise, pairs),
+        pairs=pairs, medians_s=tuple(block.p50_s for block in blocks), noise=noise,
+        smallest_effect=math.expm1(paired.half_width(noise, pairs, 0.95)),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     _keep(found, path(device.name))
     return found
-
-
-def log_ratios(medians: Sequence[float]) -> list[float]:
-    """ln(B/A) of each pair, where every second pair ran B first: A B, B A, A B, ...
-
-    >>> [round(r, 3) for r in log_ratios([1.0, 1.1, 1.1, 1.0])]
-    [0.095, 0.095]
-    """
-    pairs = zip(medians[::2], medians[1::2], strict=True)
-    return [math.log(second / first) * (-1) ** i for i, (first, second) in enumerate(pairs)]
-
-
-def smallest_effect(noise: float, pairs: int) -> float:
-    """The relative change whose 95 % t interval over `pairs` pairs just excludes no change: exp(t s / sqrt(n)) - 1."""
-    return math.expm1(figures.t_quantile(pairs - 1) * noise / math.sqrt(pairs))
 
 
 def path(name: str) -> Path:

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 
 from edgekit import devices
-from edgekit.bench import conditions, deploy, energy, measure
+from edgekit.bench import conditions, deploy, energy, placed
 from edgekit.bench.meters import plain
 from edgekit.bench.runner import build
 from edgekit.bench.transports import Transport, adb
@@ -95,7 +95,7 @@ def _answer(device: Device) -> str:
     if device.link is None:
         return ""
     try:
-        with measure.connect(device)[0] as transport:
+        with placed.connect(device)[0] as transport:
             transport.run(["true"], _PATIENCE_S).good(f"{transport.name}: asking for a sign of life")
     except EdgekitError as error:
         return str(error)
@@ -119,7 +119,7 @@ def _state(device: Device, answer: str) -> State:
 def _findings(device: Device) -> Iterator[Finding]:
     what = "link"
     try:
-        link, workdir = measure.connect(device)
+        link, workdir = placed.connect(device)
         with link as transport:
             yield Finding(what=what, found=transport.name, verdict="good")
             what = "work folder"
@@ -163,9 +163,9 @@ def _space(folder: str, facts: DeviceFacts) -> Finding:
 
 
 def _abi(device: Device, facts: DeviceFacts) -> Finding:
-    if measure.same_abi(device, facts):
+    if placed.same_abi(device, facts):
         return Finding(what="ABI", found=facts.abi, verdict="good")
-    fit = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7"}.get(measure.abi_of(facts.abi))
+    fit = {"arm64-v8a": "linux-arm64", "armeabi-v7a": "linux-armv7"}.get(placed.abi_of(facts.abi))
     remedy = f'base your record on "{fit}"' if fit else "name a record with that ABI"
     return Finding(what="ABI", found=f"{facts.abi}, the record says {device.abi}", verdict="bad", remedy=remedy)
 
@@ -213,7 +213,7 @@ def _libc(device: Device, facts: DeviceFacts) -> Iterator[Finding]:
 
 def _target(device: Device) -> str | None:
     try:
-        return measure.kit_target(device)
+        return placed.kit_target(device)
     except InputError:
         return None
 
@@ -246,7 +246,7 @@ def _kit(device: Device) -> Finding:
 
 def _python(device: Device, transport: Transport) -> Finding:
     """A Python there and the runtimes that it could import; needed only where the record asks for it."""
-    program = measure.python(device)
+    program = placed.python(device)
     done = transport.run([program, "-c", _PYTHON], _SECONDS)
     version, *modules = done.stdout.decode(errors="replace").split() or [""]
     runs = [format for format in device.formats if set(_MODULES[format]) & set(modules) and "numpy" in modules]

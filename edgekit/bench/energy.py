@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgekit import plugins
-from edgekit.bench.figures import t_quantile
 from edgekit.bench.meters import Meter, Reading, Silence
 from edgekit.bench.runner import Run
 from edgekit.bench.transports import Done, Transport
@@ -463,6 +462,8 @@ def _figures(title: str, windows: Sequence[_Window], age_s: float) -> Energy:
 
 def _interval(values: Sequence[float], wider: float) -> Interval:
     """Of the mean by Student's t over the windows, widened on both sides by what the windows cannot show."""
+    from scipy import stats
+
     mean = statistics.fmean(values)
-    half = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values)) + wider
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values)) + wider
     return Interval(low=mean - half, high=mean + half)

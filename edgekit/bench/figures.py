@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -66,27 +65,20 @@ def sustained(run: Run) -> Sustained:
     )  # fmt: skip
 
 
-def t_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t: what a 95 % interval of a mean of `degrees + 1` values multiplies.
-
-    A table up to 10 degrees of freedom, then three terms of Abramowitz and Stegun 26.7.5 (right to 0.0005 there).
-    """
-    table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
-    if degrees <= len(table):
-        return table[degrees - 1]
-    z = NormalDist().inv_cdf(0.975)
-    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
+def percentiles(drawn: Sequence[float]) -> Interval:
+    """The 95 % bootstrap interval: the percentiles of what was drawn (Efron 1979)."""
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(low=float(low), high=float(high))
 
 
-def score_interval(
+def resamples(
     score: Callable[[Sequence[Any], Sequence[Feature], Sequence[Arrays]], float],
     examples: Sequence[Any],
     features: Sequence[Feature],
     outputs: Sequence[Arrays],
-) -> Interval:
-    """The 95 % interval of a task's score: percentiles over resamples of whole examples (Efron 1979)."""
+) -> list[float]:
+    """The score of 200 bootstrap resamples of whole examples. Which ones are drawn depends on their number alone, so
+    two bundles that answered the same examples are resampled alike."""
     rng = np.random.default_rng(0)
     made_from: list[list[int]] = [[] for _ in examples]
     for i, feature in enumerate(features):
@@ -102,5 +94,4 @@ def score_interval(
                 [outputs[i] for _, i in chosen],
             )
         )
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(low=float(low), high=float(high))
+    return values

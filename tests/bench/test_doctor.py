@@ -12,7 +12,7 @@ import lab
 import pytest
 
 from edgekit import devices, tables
-from edgekit.bench import doctor, measure
+from edgekit.bench import doctor, placed
 from edgekit.errors import InputError
 from edgekit.records import Device, Use
 from edgekit.results import DeviceFacts, Doctor, Finding, State
@@ -145,16 +145,16 @@ def test_the_python_of_the_record_is_the_one_that_counts(tmp_path: Path) -> None
 def test_a_32_bit_record_on_a_64_bit_system_is_as_good_for_the_doctor_as_for_a_bench() -> None:
     record = devices.find("linux-armv7")
     facts = DeviceFacts(model="m", os="Linux", abi="aarch64", libc=None, cores=4, ram_bytes=None, free_bytes=None)
-    assert measure.same_abi(record, facts)
-    assert not measure.same_abi(record, facts.model_copy(update={"abi": "x86_64"}))
-    assert not measure.same_abi(devices.find("linux-arm64"), facts.model_copy(update={"abi": "armv7l"}))
+    assert placed.same_abi(record, facts)
+    assert not placed.same_abi(record, facts.model_copy(update={"abi": "x86_64"}))
+    assert not placed.same_abi(devices.find("linux-arm64"), facts.model_copy(update={"abi": "armv7l"}))
 
 
 def test_each_record_has_its_runner() -> None:
-    shipped = {name: measure.kit_target(devices.find(name)) for name in ("pixel-8", "rpi-5", "linux-armv7")}
+    shipped = {name: placed.kit_target(devices.find(name)) for name in ("pixel-8", "rpi-5", "linux-armv7")}
     assert shipped == {"pixel-8": "android", "rpi-5": "linux-arm64", "linux-armv7": "linux-armv7"}
     with pytest.raises(InputError, match="no native runner for Android on x86_64"):
-        measure.kit_target(devices.find("android").model_copy(update={"abi": "x86_64"}))
+        placed.kit_target(devices.find("android").model_copy(update={"abi": "x86_64"}))
 
 
 def test_a_link_that_fails_is_a_finding() -> None:
