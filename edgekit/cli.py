@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,48 @@ class _Quantity(click.ParamType[float]):
 
 _SIZE = _Quantity("size", {"MB": 1e6, "MiB": 2**20, "GB": 1e9, "GiB": 2**30, "kB": 1e3, "B": 1})
 _DURATION = _Quantity("time", {"s": 1, "m": 60, "h": 3600})
+
+
+_BASELINE = click.option(
+    "--baseline", required=True, metavar="BUNDLE",
+    help="A folder, a zip, or git:REF, which is built by the recipe of that commit.",
+)  # fmt: skip
+_MEASURING = (
+    click.option("--device", "devices", multiple=True, metavar="NAME", help=_DEVICE),
+    click.option(
+        "--format", "format", type=click.Choice(["onnx", "tflite"]), help="Which models.  [default: the baseline's]"
+    ),
+    click.option(
+        "--length", "lengths", multiple=True, type=click.IntRange(1), help="Tokens; repeatable.  [default: all]"
+    ),
+    click.option("--no-score", "score", is_flag=True, flag_value=False, default=True, help="Leave out the score."),
+    click.option(
+        "--base", type=click.Path(path_type=Path), default=Path(), help="Where paths in the recipe's data start."
+    ),
+    click.option("--energy", is_flag=True, help="Compare joules per inference, too; takes 14 minutes."),
+    click.option("--runner", type=click.Choice(["native", "python"]), help="What runs the models."),
+    click.option("--adb", type=click.Path(path_type=Path, dir_okay=False), help="The adb program to use."),
+    click.option("--recipe", type=click.Path(path_type=Path), help="Of git:REF; as `edgekit build RECIPE`."),
+    click.option(
+        "--store", type=click.Path(path_type=Path), default=Path(".edgekit"), envvar="EDGEKIT_STORE",
+        help="Where git:REF's finished stages are kept.",
+    ),
+)  # fmt: skip
+
+
+def _side_by_side(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of commands that measure two bundles in turns."""
+    for option in reversed(_MEASURING):
+        command = option(command)
+    return command
+
+
+def _measuring(devices: tuple[str, ...], recipe: Path | None, store: Path, **wanted: Any) -> tuple[Any, ...]:
+    """What those options ask for: devices, what of each, and how to build a commit."""
+    from edgekit import devices as records
+    from edgekit.bench.measure import Wanted
+
+    return [records.find(name) for name in devices or ("host",)], Wanted(**wanted), recipe, store
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -162,6 +205,80 @@ def bench(
     benched = benches.bench(bundle, [records.find(name) for name in devices or ("host",)], asked, out)
     _print(benched.model_dump(mode="json") if as_json else tables.bench(benched, out))
     sys.exit(benches.exit_code(benched))
+
+
+@cli.command()
+@click.argument("candidate", type=click.Path(path_type=Path))
+@_BASELINE
+@_side_by_side
+@click.option("--accept", is_flag=True, help="Make CANDIDATE the baseline; measures nothing.")
+@click.option(
+    "--history", metavar="WHERE",
+    help="A .jsonl file, an SQLite file or a database's URL that keeps all verdicts.  [default: OUT/history.db]",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("results"), show_default=True,
+    help="A folder for the verdict, with all samples.",
+)  # fmt: skip
+@_JSON
+def gate(
+    candidate: Path, baseline: str, accept: bool, history: str | None, out: Path, as_json: bool, **asked: Any
+) -> None:
+    """Is CANDIDATE worse than the baseline? Measures both in turns on each device.
+
+    Exit code 0 is PASS, 3 REGRESSION, 5 INCONCLUSIVE, 4 a device that failed (only this one is worth a retry).
+    """
+    from edgekit import gating, tables
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    where = history or str(out / "history.db")
+    if accept:
+        manifest = gating.accept(candidate, baseline, where)
+        accepted = {"baseline": baseline, "bundle": manifest.name, "digest": manifest.digest}
+        _print(accepted if as_json else f"{baseline}: is now {candidate}, {manifest.digest[:12]}")
+        return
+    devices, wanted, recipe, store = _measuring(**asked)
+    found = gating.run(candidate, baseline, devices, wanted, out, where, recipe, store)
+    _print(found.model_dump(mode="json") if as_json else tables.verdict(found))
+    sys.exit(gating.exit_code(found))
+
+
+@cli.command()
+@click.argument("candidate")
+@_BASELINE
+@_side_by_side
+@_JSON
+def bisect(candidate: str, baseline: str, as_json: bool, **asked: Any) -> None:
+    """Name the first commit, or the first build stage, that made CANDIDATE worse than the baseline.
+
+    With git:REF for both, commits are built and gated; with two bundles, recipes in between.
+    """
+    from edgekit import bisect as bisecting
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    devices, wanted, recipe, store = _measuring(**asked)
+    found = bisecting.bisect(candidate, baseline, devices, wanted, recipe, store)
+    _print(found.model_dump(mode="json") if as_json else bisecting.lines(found))
+    sys.exit(bisecting.exit_code(found))
+
+
+@cli.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", "-o", "outs", multiple=True, type=click.Path(path_type=Path), default=[Path("report.html")],
+    show_default="report.html",
+    help="What to write, by its ending: .html a page, .md a comment, .xml JUnit; repeatable.",
+)  # fmt: skip
+@click.option("--history", metavar="WHERE", help="As `edgekit gate --history`: adds trends to the page.")
+@_JSON
+def report(results: tuple[Path, ...], outs: tuple[Path, ...], history: str | None, as_json: bool) -> None:
+    """Show RESULTS (files that bench and gate wrote, and bundles) as a page that needs no network."""
+    from edgekit.gate import report as reports
+
+    shown = reports.read(results, history)
+    for out in outs:
+        reports.write(shown, out)
+    _print({"written": [str(out) for out in outs]} if as_json else "\n".join(f"{out}: written" for out in outs))
 
 
 @cli.group(invoke_without_command=True)

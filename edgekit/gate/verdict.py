@@ -22,7 +22,7 @@ from statistics import NormalDist, median
 from edgekit import paired
 from edgekit.errors import InputError
 from edgekit.records import Gate, MetricName, Tolerance
-from edgekit.results import Answer, Block, BudgetCheck, Check, Energy, Failure, Interval, RunResult, SideBySide
+from edgekit.results import Answer, Block, BudgetCheck, Check, Energy, Failure, Interval, RunResult, SideBySide, Verdict
 
 FIRST, MOST = 7, 15
 """Pairs before the first look, and at most."""
@@ -121,10 +121,12 @@ def overall(checks: Sequence[Check], failures: Sequence[Failure]) -> Answer:
     return "INCONCLUSIVE" if "INCONCLUSIVE" in answers else "PASS"
 
 
-def exit_code(answer: Answer) -> int:
-    """PASS 0, REGRESSION 3, INFRA_ERROR 4, INCONCLUSIVE 5."""
+def exit_code(found: Verdict) -> int:
+    """PASS 0, REGRESSION 3, INFRA_ERROR 4 (2 where trying again cannot help), INCONCLUSIVE 5."""
     codes: Mapping[Answer, int] = {"PASS": 0, "REGRESSION": 3, "INFRA_ERROR": 4, "INCONCLUSIVE": 5}
-    return codes[answer]
+    if found.answer == "INFRA_ERROR" and found.failures and all(one.exit_code == 2 for one in found.failures):
+        return 2
+    return codes[found.answer]
 
 
 def _alike(measured: SideBySide) -> None:
@@ -146,6 +148,8 @@ def _alike(measured: SideBySide) -> None:
             f"{a.device}: pairs of length {sorted(map(str, lengths)) or 'none'}, asked for {sorted(map(str, asked))}: "
             "the result is not whole; measure again"
         )
+    if len(measured.blocks) < 2 * FIRST * len(lengths):
+        raise InputError(f"{a.device}: {len(measured.blocks)} blocks are no {FIRST} pairs; measure again")
 
 
 def _fingerprint(result: RunResult) -> tuple[object, ...]:
