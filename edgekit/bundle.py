@@ -11,6 +11,7 @@ There is one copy of the tokenizer (or image preprocessor): in `onnx/`, or in `t
 `verify` and all other reading treat a bundle as a stranger's: nothing in it is used before every hash is checked.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -37,6 +38,7 @@ FOLDER = "bundle"
 """The bundle's folder inside the artifact that the bundle stage makes, which has a manifest of the store's."""
 EXAMPLES = "examples.npz"
 _EXAMPLES_LIMIT = 64_000_000  # bytes; eight texts have thousands, four images some millions
+_HERE = -100  # AT_FDCWD: names as they stand, from the working folder
 _MANIFEST_LIMIT = 8_000_000  # bytes; a real one has tens of thousands
 
 
@@ -154,17 +156,26 @@ def examples(folder: Path, where: Path) -> list[dict[str, np.ndarray]]:
 
 def check_out(out: Path) -> None:
     """Raise `InputError` unless a bundle can be placed at `out`: it is free, or holds a bundle and nothing else."""
-    zipped = _zip_of(out)
-    if zipped.exists() and not (zipfile.is_zipfile(zipped) and MANIFEST in zipfile.ZipFile(zipped).namelist()):
-        raise InputError(f"--out: {zipped} is there and is not a bundle; remove it, or name another folder")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    _check_zip(_zip_of(out), "--out")
+    _check_folder(out, "--out")
+
+
+def _check_zip(path: Path, option: str) -> None:
+    if path.exists() and not (zipfile.is_zipfile(path) and MANIFEST in zipfile.ZipFile(path).namelist()):
+        raise InputError(f"{option}: {path} is there and is not a bundle; remove it, or name another place")
+
+
+def _check_folder(path: Path, option: str) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (out / MANIFEST).is_file():
-        raise InputError(f"--out: {out} holds something that is not a bundle; name another folder")
-    listed = {file.path for file in _parse((out / MANIFEST).read_bytes(), f"--out: {out / MANIFEST}").files}
-    other = sorted(_regular_files(out, out) - listed - {MANIFEST})
+    if not (path / MANIFEST).is_file():
+        raise InputError(f"{option}: {path} holds something that is not a bundle; name another folder")
+    listed = {file.path for file in _parse((path / MANIFEST).read_bytes(), f"{option}: {path / MANIFEST}").files}
+    other = sorted(_regular_files(path, path) - listed - {MANIFEST})
     if other:
-        raise InputError(f"--out: {out} holds {other[0]}, which is not the bundle's; move it, or name another folder")
+        raise InputError(
+            f"{option}: {path} holds {other[0]}, which is not the bundle's; move it, or name another folder"
+        )
 
 
 def place(artifact: Path, out: Path) -> Path:
@@ -185,6 +196,58 @@ def place(artifact: Path, out: Path) -> Path:
     shutil.copytree(source, unfinished)
     unfinished.rename(out)
     return pack(out)
+
+
+def accept(candidate: Path, baseline: Path) -> Manifest:
+    """Make a copy of the bundle `candidate` the baseline at `baseline`: a folder, or a zip where that ends in `.zip`.
+
+    The copy is made and verified beside the old baseline, then the two change places in one step, so that a kill at any
+    moment leaves the old or the new one whole there, and a full disk the old one. (A kill that cannot be caught may
+    also leave a folder `.NAME-…` beside it.) A link at `baseline` stays a link. Raises `InputError` where `candidate`
+    is no whole bundle, and where `baseline` is something else than a bundle, or is `candidate` itself.
+    """
+    for path in (candidate, baseline):
+        if str(path).startswith("git:"):
+            raise InputError(f"--accept: {path} is a commit; name a built bundle, and a folder or zip as --baseline")
+    place, source = Path(os.path.realpath(baseline)), Path(os.path.realpath(candidate))
+    if place == source or place.is_relative_to(source) or source.is_relative_to(place):
+        raise InputError(f"--accept: {candidate} and {baseline} are not two places; name another one as --baseline")
+    digest = verify(candidate).digest
+    zipped = place.suffix == ".zip" and not place.is_dir()
+    (_check_zip if zipped else _check_folder)(place, "--baseline")
+    if _holds(place, digest):
+        return verify(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{place.name}-", dir=place.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            fresh = Path(temporary, "fresh")
+            with opened(candidate) as (folder, manifest):
+                for name in (MANIFEST, *(file.path for file in manifest.files)):
+                    (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(folder / name, fresh / name)
+            verify(fresh)
+            _swap(pack(fresh) if zipped else fresh, place)
+    except OSError as error:
+        raise InputError(
+            f"--accept: cannot put the bundle at {baseline}: {error}; what was there before is there still"
+        ) from None
+    return manifest
+
+
+def _swap(fresh: Path, place: Path) -> None:
+    """Put the file or folder `fresh` at `place` in one step; a folder that was there is then where `fresh` was."""
+    if not place.is_dir():
+        os.replace(fresh, place)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    # Linux's RENAME_EXCHANGE: two names change places. Two renames would leave a moment without a baseline.
+    if not hasattr(libc, "renameat2") or libc.renameat2(_HERE, os.fsencode(fresh), _HERE, os.fsencode(place), 2):
+        why = os.strerror(ctypes.get_errno())
+        raise InputError(
+            f"--accept: this system cannot exchange folders in one step at {place} ({why}); name a zip as --baseline"
+        )
 
 
 def _holds(path: Path, digest: str) -> bool:
