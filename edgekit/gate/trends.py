@@ -77,11 +77,10 @@ def steps(values: Sequence[float]) -> tuple[int, ...]:
         return ()
     logs = np.log(np.asarray(values, dtype=float))
     noise = max(1.4826 * float(np.median(np.abs(np.diff(logs)))) / math.sqrt(2), SMALLEST / 20)
-    near = np.pad(logs, 2, mode="reflect")
-    middle = np.median(np.lib.stride_tricks.sliding_window_view(near, 5), axis=1)
+    middle = np.pad(np.median(np.lib.stride_tricks.sliding_window_view(logs, 5), axis=1), 2, mode="edge")
     calm = np.clip(logs, middle - 3 * noise, middle + 3 * noise)
     search = ruptures.KernelCPD(kernel="linear", min_size=SHORTEST).fit(calm.reshape(-1, 1))
-    found: list[int] = search.predict(pen=4 * noise**2 * math.log(len(logs)))[:-1]
+    found = [int(end) for end in search.predict(pen=4 * noise**2 * math.log(len(logs)))[:-1]]
     while found:
         edges = [0, *found, len(logs)]
         levels = [float(np.median(logs[begin:end])) for begin, end in pairwise(edges)]

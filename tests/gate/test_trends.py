@@ -21,6 +21,7 @@ def test_levels_worked_out_by_hand() -> None:
     assert steps([7.1, 7.0, 7.2, 7.1, 7.0, 8.5, 8.6, 8.5, 8.4, 8.5]) == (5,)
     assert steps([8.0] * 20 + [8.4] * 20 + [7.5] * 20) == (20, 40)
     assert steps([8.0] * 60) == ()
+    assert type(steps([8.0] * 20 + [8.4] * 20)[0]) is int
 
 
 @pytest.mark.parametrize("noise", [0.001, 0.015, 0.05])
@@ -47,7 +48,9 @@ def test_a_single_outlier_is_no_level() -> None:
 
 def test_a_level_has_three_figures() -> None:
     assert steps([7.0, 7.01, 7.02, 7.0, 7.01, 7.0, 8.0, 8.01, 8.0]) == (6,)
+    assert steps([8.0, 8.01, 8.0, 7.0, 7.01, 7.02, 7.0, 7.01, 7.0]) == (3,)
     assert steps([7.0, 7.01, 7.02, 7.0, 7.01, 7.0, 7.0, 8.01, 8.0]) == ()
+    assert steps([8.0, 8.01, 7.0, 7.0, 7.01, 7.02, 7.0, 7.01, 7.0]) == ()
     assert steps([7.0, 7.0, 7.0, 9.0, 9.0]) == ()
     assert steps([]) == ()
 
