@@ -1,5 +1,8 @@
 """Results as text for a terminal: at most 80 columns, read from records alone."""
 
+import os
+import re
+import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.errors import printable
 from edgekit.records import Built, StageRow
-from edgekit.results import Benched, BudgetCheck, Calibration, Doctor, Energy, RunResult, State
+from edgekit.results import Benched, BudgetCheck, Calibration, Check, Doctor, Energy, RunResult, State, Verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -108,12 +111,7 @@ def bench(benched: Benched, out: Path) -> str:
 def _of_device(result: RunResult) -> Iterator[str]:
     """What one device showed beside latency."""
     memory, first = result.memory, result.latency[-1]
-    yield (
-        f"{result.device}: {result.facts.model}, {result.facts.os}; {result.runtime}, {result.runner} runner, "
-        f"threads {result.workload.threads}"
-        + (f" on cores {', '.join(map(str, result.cpus))}" if result.cpus else "")
-        + f"; {result.bundle} {result.model}, {size(result.size_bytes)}"
-    )
+    yield f"{result.device}: {measured_with(result)}; {result.bundle} {result.model}, {size(result.size_bytes)}"
     for check in result.checks:
         yield (
             f"  right: {check.output} as on this host; cosine {check.cosine_min:.6f} at worst, largest difference "
@@ -238,7 +236,7 @@ def _text(table: "Table", width: int = 200) -> str:
     """A rich table as plain text, as wide as it needs to be."""
     from rich.console import Console
 
-    console = Console(width=width, color_system=None)
+    console = Console(width=width, color_system=None, markup=False, emoji=False)  # names are no `[red]` and no `:x:`
     with console.capture() as captured:
         console.print(table)
     return "\n".join(line.rstrip() for line in captured.get().splitlines())
@@ -264,3 +262,139 @@ def doctor(found: Doctor) -> str:
     bad = sum(finding.verdict == "bad" for finding in found.findings)
     lines.append(f"{found.device}: ready to bench" if found.good else f"{found.device}: {bad} to mend before a bench")
     return "\n".join(_wrapped(lines))
+
+
+def verdict(found: Verdict) -> str:
+    """What the gate says: the answer, a table a device, why a check is no PASS, and what speaks against it all."""
+    candidate, baseline, devices = found.candidate, found.baseline, devices_of(found)
+    head = f"{found.answer}: {candidate.name} ({candidate.source}) against {baseline.name} ({baseline.source})"
+    text = _wrapped([printable(head + (f" on {', '.join(devices)}" if devices else ""))])
+    for device in devices:
+        text += ["", *_wrapped([printable(_measured_on(device, found))])]
+        checks = [check for check in found.checks if check.device == device]
+        text += _changes([check for check in checks if check.rule == "change"])
+        lines = [
+            f"{check.answer} {label(check)}: {_observed(check)}{check.reason}"
+            for check in checks
+            if check.rule == "budget" or check.answer != "PASS"
+        ]
+        lines += [f"FAILED: {one.message}" for one in found.failures if one.device == device]
+        text += _wrapped(f"  {printable(line)}" for line in lines)
+    left = (f"left out: {one}" for one in found.left_out)
+    lines = [*left, found.correction, *(f"doubt, {one}" for one in doubts(found))]
+    return "\n".join([*text, "", *_wrapped(map(printable, lines))]).rstrip("\n")
+
+
+def devices_of(found: Verdict) -> tuple[str, ...]:
+    """The devices of a verdict, those that gave nothing too, in order of their names."""
+    measured = (pair.candidate.device for pair in found.measured)
+    judged, failed = (check.device for check in found.checks), (one.device for one in found.failures)
+    return tuple(sorted({*measured, *judged, *failed}))
+
+
+def _measured_on(device: str, found: Verdict) -> str:
+    """What a device is, and how often it was asked."""
+    pairs = sorted({check.pairs for check in found.checks if check.device == device and check.pairs})
+    said = f"; {' to '.join(str(pairs[at]) for at in sorted({0, len(pairs) - 1}))} pairs" if pairs else ""
+    side = next((pair.candidate for pair in found.measured if pair.candidate.device == device), None)
+    return f"{device}: {measured_with(side)}{said}" if side else f"{device}{said}"
+
+
+def measured_with(result: RunResult) -> str:
+    """The device and runtime of a result, in half a line."""
+    return (
+        f"{result.facts.model}, {result.facts.os}; {result.runtime}, {result.runner} runner, "
+        f"threads {result.workload.threads}"
+        + (f" on cores {', '.join(map(str, result.cpus))}" if result.cpus else "")
+    )  # fmt: skip
+
+
+def _changes(checks: Sequence[Check]) -> list[str]:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("check", overflow="fold")
+    for name in ("baseline", "candidate", "change", "interval", "floor"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("answer", no_wrap=True)
+    for check in checks:
+        table.add_row(*(printable(cell) for cell in (label(check), *cells(check), check.answer)))
+    return _text(table, 80).splitlines() if checks else []
+
+
+def _observed(check: Check) -> str:
+    """A budget's figures; those of a change stand in its row."""
+    if check.rule == "change" or check.candidate is None:
+        return ""
+    return f"{figure(check.candidate, check.unit)} of {figure(check.limit, check.unit)}; "
+
+
+def label(check: Check) -> str:
+    """What a check is of: `latency_s 128`, `score macro_f1`, `budget size_bytes`."""
+    detail = check.unit if check.metric == "score" else check.length
+    return f"{'budget ' if check.rule == 'budget' else ''}{check.metric}{f' {detail}' if detail else ''}"
+
+
+def cells(check: Check) -> tuple[str, str, str, str, str]:
+    """Baseline, candidate, change, its interval and floor as text (of a budget the figure's interval, and the limit);
+    `-` is not measured.
+
+    >>> cells(Check(device="d", metric="latency_s", unit="s", rule="change", answer="PASS", reason="", candidate=0.01))
+    ('-', '10.0 ms', '-', '-', '-')
+    """
+    budget, score = check.rule == "budget", check.metric == "score"
+
+    def change(value: float, unit: bool = True) -> str:
+        return f"{value:+.3f}" if score else f"{value * 100:+.1f}{' %' if unit else ''}"
+
+    interval = "-"
+    if check.interval and budget:
+        interval = f"{figure(check.interval.low, check.unit)} to {figure(check.interval.high, check.unit)}"
+    elif check.interval:
+        interval = f"{change(check.interval.low, False)} to {change(check.interval.high)}"
+    worst = check.limit if budget else check.floor
+    return (
+        figure(check.baseline, check.unit),
+        figure(check.candidate, check.unit),
+        "-" if check.change is None else change(check.change),
+        interval,
+        "-" if worst is None else figure(worst, check.unit) if budget else change(worst).removeprefix("+"),
+    )
+
+
+def figure(value: float | None, unit: str) -> str:
+    """A figure of a check in the unit that reads best; `-` is not measured.
+
+    >>> figure(0.00712, "s"), figure(8_764_928, "bytes"), figure(0.0123, "J"), figure(0.5178, "macro_f1")
+    ('7.12 ms', '8.76 MB', '12.3 mJ', '0.5178')
+    """
+    if value is None:
+        return "-"
+    if unit == "bytes":
+        scale, name = next(((scale, name) for scale, name in ((1e9, "GB"), (1e6, "MB")) if value >= scale), (1e3, "kB"))
+        return f"{value / scale:.2f} {name}"
+    shown = {"s": _milliseconds, "J": _millijoules}
+    return shown[unit](value) if unit in shown else f"{value:.4f}"
+
+
+def doubts(found: Verdict) -> tuple[str, ...]:
+    """What speaks against a verdict's figures, once each, with whose they are: `pixel-8, candidate: throttled`."""
+    whose: dict[tuple[str, str], list[str]] = {}
+    sides = [side for pair in found.measured for side in (("baseline", pair.baseline), ("candidate", pair.candidate))]
+    for side, result in sides:
+        for doubt in dict.fromkeys(result.doubts):
+            whose.setdefault((result.device, doubt), []).append(side)
+    return tuple(f"{device}, {' and '.join(of)}: {doubt}" for (device, doubt), of in whose.items())
+
+
+_COLOURS = {"PASS": 32, "REGRESSION": 31, "FAILED": 31, "INFRA_ERROR": 35, "INCONCLUSIVE": 33}
+
+
+def coloured(text: str) -> str:
+    """`text` with its answers in colour where stdout is a terminal that shows any, else as it is.
+
+    `NO_COLOR` (no-color.org) and `TERM=dumb` say that it does not.
+    """
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", None, ""):
+        return text
+    return re.sub(rf"\b({'|'.join(_COLOURS)})\b", lambda one: f"\x1b[1;{_COLOURS[one[1]]}m{one[1]}\x1b[0m", text)

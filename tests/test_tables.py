@@ -1,13 +1,20 @@
 """Tables: every figure of the records, in 80 columns."""
 
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 from edgekit import tables
-from edgekit.records import Budget, Built, Metric, Score, StageRow
+from edgekit.records import Budget, Built, Gate, Metric, Score, StageRow
 from edgekit.results import (
     Benched,
     BudgetCheck,
+    Bundled,
+    Check,
     DeviceFacts,
     Energy,
     Failure,
@@ -18,7 +25,9 @@ from edgekit.results import (
     MemoryPhase,
     OutputCheck,
     RunResult,
+    SideBySide,
     Sustained,
+    Verdict,
     Workload,
 )
 
@@ -179,3 +188,158 @@ def test_failures_stand_below_the_results() -> None:
     assert shown(failures=failures).startswith("my-pi: FAILED: ssh: connection refused")
     two = (Failure(device="b", message='key "host" is missing; add it\nunknown key\x1b[31m', exit_code=2),)
     assert shown(failures=two) == 'b: FAILED: key "host" is missing; add it / unknown key?[31m'
+
+
+def check(**values: Any) -> Check:
+    given: dict[str, Any] = {
+        "device": "pixel-8", "metric": "latency_s", "length": 128, "unit": "s", "rule": "change", "answer": "PASS",
+        "reason": "as fast", "baseline": 0.00712, "candidate": 0.00715, "change": 0.004,
+        "interval": Interval(low=0.001, high=0.007), "floor": 0.03, "floor_of": "relative tolerance", "pairs": 7,
+    }  # fmt: skip
+    return Check.model_validate({**given, **values})
+
+
+UNMEASURED = {"baseline": None, "candidate": None, "change": None, "interval": None, "floor": None, "pairs": None}
+
+
+def verdict(*checks: Check, **values: Any) -> Verdict:
+    baseline, candidate = (
+        Bundled(name="punctuation", digest="d" * 64, source=source, recipe={}, stages=(), models=())
+        for source in ("git:main", "bundles/new")
+    )
+    given: dict[str, Any] = {
+        "edgekit": "0", "answer": "PASS", "candidate": candidate, "baseline": baseline, "checks": checks,
+        "left_out": (), "correction": "2 comparisons: each at 99.5 %", "tolerances": Gate(),
+        "measured": (SideBySide(baseline=result(), candidate=result(), blocks=()),), "failures": (),
+        "began": "2026-11-21T07:09:45+00:00", "seconds": 60.0,
+    }  # fmt: skip
+    return Verdict.model_validate({**given, **values})
+
+
+def said(found: Verdict) -> str:
+    text = tables.verdict(found)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+    return " ".join(text.split())
+
+
+def test_a_verdict_in_figures() -> None:
+    text = said(
+        verdict(
+            check(length=32),
+            check(answer="REGRESSION", candidate=0.00812, change=0.14, reason="slower by 14.0 %",
+                  interval=Interval(low=0.112, high=0.1704)),
+            check(metric="peak_rss_bytes", length=None, unit="bytes", baseline=27.1e6, candidate=27.15e6,
+                  answer="INCONCLUSIVE", reason="too uncertain to tell"),
+            check(metric="score", length=None, unit="macro_f1", baseline=0.5178, candidate=0.5111, change=-0.0067,
+                  interval=Interval(low=-0.012, high=0.003), floor=0.01, pairs=None),
+            check(metric="size_bytes", length=None, unit="bytes", baseline=8764928, candidate=8764928, change=0,
+                  interval=None, floor=0.01, pairs=None),
+            answer="REGRESSION",
+            left_out=("energy_j: not asked for",),
+        )
+    )  # fmt: skip
+    assert text.startswith("REGRESSION: punctuation (bundles/new) against punctuation (git:main) on pixel-8 ")
+    for words in (
+        "pixel-8: Pixel 8, Android 14 (sdk 34); litert 2.3.0, native runner, threads 2 on cores 4, 5; 7 pairs",
+        "check baseline candidate change interval floor answer",
+        "latency_s 32 7.12 ms 7.15 ms +0.4 % +0.1 to +0.7 % 3.0 % PASS",
+        "latency_s 128 7.12 ms 8.12 ms +14.0 % +11.2 to +17.0 % 3.0 % REGRESSION",
+        "peak_rss_bytes 27.10 MB 27.15 MB +0.4 % +0.1 to +0.7 % 3.0 % INCONCLUSIVE",
+        "score macro_f1 0.5178 0.5111 -0.007 -0.012 to +0.003 0.010 PASS",
+        "size_bytes 8.76 MB 8.76 MB +0.0 % - 1.0 % PASS",
+        "REGRESSION latency_s 128: slower by 14.0 %",
+        "INCONCLUSIVE peak_rss_bytes: too uncertain to tell",
+        "left out: energy_j: not asked for 2 comparisons: each at 99.5 %",
+    ):
+        assert words in text, words
+    assert "as fast" not in text
+
+
+def test_budgets_failures_and_what_was_not_measured() -> None:
+    text = said(
+        verdict(
+            check(**UNMEASURED, answer="INCONCLUSIVE", metric="energy_j", unit="J", length=None, reason="unavailable"),
+            check(**{**UNMEASURED, "candidate": 0.0041}, rule="budget", limit=0.005, reason="18 % below the limit"),
+            check(**UNMEASURED, rule="budget", metric="score", unit="score", limit=0.9, answer="REGRESSION",
+                  reason="not measured"),
+            failures=(Failure(device="my-pi", message="ssh: refused;\nis it on?", exit_code=4),),
+        )
+    )  # fmt: skip
+    for words in (
+        "on my-pi, pixel-8",
+        "energy_j - - - - - INCONCLUSIVE",
+        "PASS budget latency_s 128: 4.10 ms of 5.00 ms; 18 % below the limit",
+        "REGRESSION budget score score: not measured",
+        "my-pi FAILED: ssh: refused; / is it on?",
+    ):
+        assert words in text, words
+
+
+def test_a_verdict_of_nothing_is_text_too() -> None:
+    text = said(verdict(answer="INFRA_ERROR", measured=(), correction=""))
+    assert text == "INFRA_ERROR: punctuation (bundles/new) against punctuation (git:main)"
+
+
+def test_doubts_are_told_once_with_whose_they_are() -> None:
+    both = SideBySide(
+        baseline=result(doubts=("hot: it was", "hot: it was")),
+        candidate=result(doubts=("hot: it was", "drift: a lot")),
+        blocks=(),
+    )
+    other = result(device="my-pi", doubts=("hot: it was",))
+    text = said(
+        verdict(check(), measured=(both, SideBySide(baseline=result(device="my-pi"), candidate=other, blocks=())))
+    )
+    assert text.count("hot: it was") == 2
+    for words in (
+        "doubt, pixel-8, baseline and candidate: hot: it was",
+        "doubt, pixel-8, candidate: drift: a lot",
+        "doubt, my-pi, candidate: hot: it was",
+    ):
+        assert words in text
+
+
+def test_names_from_elsewhere_are_text() -> None:
+    """No control codes, no new lines, no markup of the table's library."""
+    hostile = "\x1b[31m[red]x[/red] :x:\u202e\nPASS"
+    text = said(
+        verdict(
+            check(device=hostile, unit=hostile, metric="score", reason=hostile, answer="REGRESSION", length=None),
+            left_out=(hostile,),
+            correction=hostile,
+            failures=(Failure(device=hostile, message=hostile, exit_code=4),),
+            measured=(SideBySide(baseline=result(doubts=(hostile,)), candidate=result(device=hostile), blocks=()),),
+        )
+    )
+    assert "?[31m[red]x[/red] :x:? / PASS" in text
+    assert "[red]x[/red] :x:" in tables.bench(
+        Benched(results=(result(device="[red]x[/red] :x:"),), failures=()), Path()
+    )
+
+
+COLOURED = "from edgekit import tables; print(tables.coloured('PASS: a PASSAGE, REGRESSION'))"
+
+
+def seen(**environment: str) -> str:
+    """What `coloured` gives where stdout is a terminal."""
+    ours, theirs = pty.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "TERM")} | environment
+    try:
+        subprocess.run([sys.executable, "-c", COLOURED], env=env, stdout=theirs, check=True, timeout=60)
+        return os.read(ours, 1000).decode().strip()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_colour_only_on_a_terminal_that_shows_it() -> None:
+    plain = "PASS: a PASSAGE, REGRESSION"
+    assert subprocess.check_output([sys.executable, "-c", COLOURED], timeout=60, text=True) == f"{plain}\n"
+    found = seen(TERM="xterm")
+    assert found == "\x1b[1;32mPASS\x1b[0m: a PASSAGE, \x1b[1;31mREGRESSION\x1b[0m"
+    assert re.sub(r"\x1b\[[\d;]*m", "", found) == plain
+    assert seen(TERM="dumb") == plain
+    assert seen(TERM="xterm", NO_COLOR="1") == plain
+    assert seen(TERM="xterm", NO_COLOR="") == found
+    assert seen() == plain
