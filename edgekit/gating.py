@@ -59,7 +59,6 @@ def gate(
             sides[name] = Side(subject, check.reference(subject, threads=1), scored)
         tolerances = parse(Gate, old.recipe.get("gate", {}), f"{baseline}: manifest.json: recipe: gate")
         count = verdict.comparisons(len(lengths) or 1, wanted.energy, wanted.score) * len(devices)
-        level = verdict.level(count)
         noise = {device.name: _calibration(device) for device in devices}
         for device in devices:
             if calibrated := noise[device.name]:
@@ -70,7 +69,7 @@ def gate(
             spread = calibrated.noise if calibrated else None
 
             def settled(blocks: Sequence[Block]) -> bool:
-                return verdict.settled(blocks, tolerances, spread, level)
+                return verdict.settled(blocks, tolerances, spread, count)
 
             found = None
             try:
@@ -80,7 +79,7 @@ def gate(
                         f"device {device.name}: it is a {found.candidate.facts.model} and was calibrated as a "
                         f"{calibrated.facts.model}; calibrate it again: edgekit devices calibrate {device.name}"
                     )
-                return found, verdict.judge(found, tolerances, spread, level), None
+                return found, verdict.judge(found, tolerances, spread, count), None
             except EdgekitError as error:
                 progress.say(f"{device.name}: failed: {error}")
                 return found, (), Failure(device=device.name, message=str(error), exit_code=error.exit_code)

@@ -303,7 +303,7 @@ class Check(Record):
     change: float | None = None
     """Relative to the baseline (0.05 is 5 % more); of a score the difference candidate - baseline."""
     interval: Interval | None = None
-    """Of `change`, or of a budget's figure."""
+    """Of `change`, or of a budget's figure; not corrected for the number of comparisons."""
     floor: float | None = None
     """What a change for the worse must exceed to count, as a positive number in the unit of `change`."""
     floor_of: str | None = None

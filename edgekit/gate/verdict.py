@@ -4,19 +4,21 @@ A change for the worse counts when it exceeds the *floor*: the largest of the re
 one, and the device's own calibrated noise. Of latency and memory, measured in pairs (`edgekit.paired`), and with the
 interval of the change:
 
-    |--0-----floor--[====x====]----    above the floor, and 0 is excluded                     REGRESSION
-    |-[==x==]--floor-----5/3-------    below it, and 5/3 of the floor is excluded             PASS
-    |--0--[=====x=floor=====]-5/3--    else the pairs do not tell: more of them, at last      INCONCLUSIVE
+    floor < change, and 0 is excluded at the corrected level        REGRESSION
+    change <= floor, and 5/3 of the floor is excluded at 99 %       PASS
+    neither: the pairs do not tell                                  more of them, at last INCONCLUSIVE
 
 So at a floor of 3 %, PASS says that the candidate is not 5 % slower, and not only that nothing was seen.
 
-One gate makes several such comparisons and looks at them again after each pair. Each interval is at the level
-1 - 0.01 / comparisons (Bonferroni), and floor and interval must both be exceeded: in `benchmarks/gate_simulation.py`
-less than 1 % of the gates of equal bundles, of all looks together, call one slower.
+One gate makes several such comparisons, and looks at them again after each pair. A REGRESSION must exclude 0 at the
+level 1 - 0.01 / comparisons (Bonferroni; early looks are stricter still) and exceed the floor as well: in
+`benchmarks/gate_simulation.py` less than 1 % of the gates of equal bundles, over all looks, call one slower. What PASS
+excludes is each figure's own risk and is not corrected. A score is measured once, on all examples there are: within its
+floor it passes.
 """
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from statistics import NormalDist, median
 
 from edgekit import paired
@@ -27,13 +29,19 @@ from edgekit.results import Answer, Block, BudgetCheck, Check, Energy, Failure, 
 FIRST, MOST = 7, 15
 """Pairs before the first look, and at most."""
 _ERROR = 0.01
+_EACH = 0.99
 _EXCLUDED = 5 / 3
 """What PASS excludes, in floors."""
 
 
-def level(comparisons: int) -> float:
-    """Of each interval, where a gate makes so many comparisons."""
-    return 1 - _ERROR / max(comparisons, 1)
+def level(comparisons: int, pairs: int = MOST) -> float:
+    """At which a REGRESSION must exclude 0, in one of so many comparisons, after so many pairs. Early looks are
+    stricter: the power family of spending functions (Kim and DeMets 1987) with exponent 3.
+
+    >>> level(1), round(level(5), 4), round(level(5, pairs=7), 4)
+    (0.99, 0.998, 0.9998)
+    """
+    return 1 - _ERROR / max(comparisons, 1) * (pairs / MOST) ** 3
 
 
 def comparisons(lengths: int, energy: bool, score: bool) -> int:
@@ -44,8 +52,8 @@ def comparisons(lengths: int, energy: bool, score: bool) -> int:
 def correction(comparisons: int) -> str:
     """How the intervals allow for their number, in a sentence."""
     return (
-        f"{comparisons} comparisons with intervals: each at {level(comparisons):.4g} confidence (Bonferroni), which "
-        "holds the chance that equal bundles give a REGRESSION anywhere to about 1 %"
+        f"{comparisons} comparisons: a REGRESSION must exclude no change at {level(comparisons):.2%} confidence "
+        "(Bonferroni), which holds the chance that equal bundles give one anywhere to about 1 %"
     )
 
 
@@ -61,15 +69,15 @@ def resolvable(tolerance: Tolerance, noise: float, comparisons: int, device: str
         )
 
 
-def settled(blocks: Sequence[Block], gate: Gate, noise: float | None, level: float) -> bool:
+def settled(blocks: Sequence[Block], gate: Gate, noise: float | None, comparisons: int) -> bool:
     """Whether the pairs so far decide each of their checks, or are as many as there may be."""
     pairs = len(blocks) // (2 * len({block.length for block in blocks} or {None}))
     if pairs < FIRST or pairs >= MOST:
         return pairs >= MOST
-    return all(check.answer != "INCONCLUSIVE" for check in in_pairs("", blocks, gate, noise, level))
+    return all(check.answer != "INCONCLUSIVE" for check in in_pairs("", blocks, gate, noise, comparisons))
 
 
-def judge(measured: SideBySide, gate: Gate, noise: float | None, level: float) -> tuple[Check, ...]:
+def judge(measured: SideBySide, gate: Gate, noise: float | None, comparisons: int) -> tuple[Check, ...]:
     """Every check that one device's measurement allows: changes first, then the device's budgets on the candidate.
 
     `noise` is the device's calibrated one, `None` where it was not calibrated. Raises `InputError` for results that
@@ -79,35 +87,34 @@ def judge(measured: SideBySide, gate: Gate, noise: float | None, level: float) -
     baseline, candidate = measured.baseline, measured.candidate
     device = candidate.device
     checks = [
-        *in_pairs(device, measured.blocks, gate, noise, level),
+        *in_pairs(device, measured.blocks, gate, noise, comparisons),
         _size(device, baseline, candidate, gate.size_bytes),
     ]
     if measured.score is not None:
         change = measured.score
-        half = NormalDist().inv_cdf((1 + level) / 2) * change.standard_error
         difference = change.candidate - change.baseline
         checks.append(
             _compared(
                 device, "score", change.metric, None, change.baseline, change.candidate, difference,
-                Interval(low=difference - half, high=difference + half, level=level),
+                lambda at: _normal(difference, change.standard_error, at), level(comparisons),
                 gate.score.relative * abs(change.baseline), gate.score.absolute, None,
             )
         )  # fmt: skip
     if baseline.energy is not None or candidate.energy is not None:
-        checks.append(_energy(device, baseline.energy, candidate.energy, gate.energy_j, level))
-    return (*checks, *(_budget(device, one, measured, level) for one in candidate.budgets))
+        checks.append(_energy(device, baseline.energy, candidate.energy, gate.energy_j, level(comparisons)))
+    return (*checks, *(_budget(device, one, measured) for one in candidate.budgets))
 
 
 def in_pairs(
-    device: str, blocks: Sequence[Block], gate: Gate, noise: float | None, level: float
+    device: str, blocks: Sequence[Block], gate: Gate, noise: float | None, comparisons: int
 ) -> Generator[Check]:  # fmt: skip
     """The checks of figures that each block has: latency at each length, and peak memory at the longest."""
     lengths = sorted({block.length for block in blocks}, key=lambda length: length or 0)
     for length in lengths:
         of_length = [block for block in blocks if block.length == length]
-        yield _paired(device, "latency_s", "s", length, of_length, gate.latency_s, noise, level)
+        yield _paired(device, "latency_s", "s", length, of_length, gate.latency_s, noise, comparisons)
     longest = [block for block in blocks if block.length == lengths[-1]]
-    yield _paired(device, "peak_rss_bytes", "bytes", None, longest, gate.peak_rss_bytes, None, level)
+    yield _paired(device, "peak_rss_bytes", "bytes", None, longest, gate.peak_rss_bytes, None, comparisons)
 
 
 def overall(checks: Sequence[Check], failures: Sequence[Failure]) -> Answer:
@@ -159,19 +166,23 @@ def _fingerprint(result: RunResult) -> tuple[object, ...]:
 
 def _paired(
     device: str, metric: MetricName, unit: str, length: int | None, blocks: Sequence[Block], tolerance: Tolerance,
-    noise: float | None, level: float,
+    noise: float | None, comparisons: int,
 ) -> Check:  # fmt: skip
     """The trimmed mean of the pairs' log-ratios against the floor, as relative changes."""
     values: dict[str, list[float]] = {"baseline": [], "candidate": []}
     for block in blocks:
         values[block.side].append(_figure(metric, block))
     ratios = paired.log_ratios(blocks, lambda block: _figure(metric, block))
-    found = paired.interval(ratios, level)
+
+    def interval(at: float) -> Interval:
+        found = paired.interval(ratios, at)
+        return Interval(low=math.expm1(found.low), high=math.expm1(found.high), level=at)
+
     before, after = median(values["baseline"]), median(values["candidate"])
     return _compared(
         device, metric, unit, length, before, after, math.expm1(paired.trimmed_mean(ratios)),
-        Interval(low=math.expm1(found.low), high=math.expm1(found.high), level=level),
-        tolerance.relative, tolerance.absolute / before, noise and math.expm1(noise), len(ratios),
+        interval, level(comparisons, len(ratios)), tolerance.relative, tolerance.absolute / before,
+        noise and math.expm1(noise), len(ratios),
     )  # fmt: skip
 
 
@@ -183,7 +194,7 @@ def _size(device: str, baseline: RunResult, candidate: RunResult, tolerance: Tol
     """The model files' sizes, which are exact."""
     before, after = baseline.size_bytes, candidate.size_bytes
     return _compared(
-        device, "size_bytes", "bytes", None, before, after, after / before - 1, None, tolerance.relative,
+        device, "size_bytes", "bytes", None, before, after, after / before - 1, None, 1, tolerance.relative,
         tolerance.absolute / before, None,
     )  # fmt: skip
 
@@ -205,77 +216,85 @@ def _energy(
             reason=f"energy was asked for and cannot be compared; {'; '.join(missing)}",
         )  # fmt: skip
     change = after[0] / before[0] - 1
-    z = NormalDist().inv_cdf((1 + level) / 2) / NormalDist().inv_cdf(0.975)
-    half = z * (1 + change) * math.hypot(before[1] / before[0], after[1] / after[0])
+    error = (1 + change) * math.hypot(before[1] / before[0], after[1] / after[0])
     return _compared(
         device, "energy_j", "J", None, before[0], after[0], change,
-        Interval(low=change - half, high=change + half, level=level), tolerance.relative,
-        tolerance.absolute / before[0], None,
+        lambda at: _normal(change, error, at), level, tolerance.relative, tolerance.absolute / before[0], None,
     )  # fmt: skip
 
 
 def _joules(energy: Energy | None) -> tuple[float, float] | None:
-    """Gross joules and half of their 95 % interval."""
+    """Gross joules and their standard error, read from the 95 % interval."""
     if energy is None or energy.gross_j is None or energy.gross_interval is None:
         return None
-    return energy.gross_j, (energy.gross_interval.high - energy.gross_interval.low) / 2
+    return energy.gross_j, (energy.gross_interval.high - energy.gross_interval.low) / 2 / NormalDist().inv_cdf(0.975)
+
+
+def _normal(middle: float, error: float, level: float) -> Interval:
+    half = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Interval(low=middle - half, high=middle + half, level=level)
 
 
 def _compared(
     device: str, metric: MetricName, unit: str, length: int | None, before: float, after: float, change: float,
-    interval: Interval | None, relative: float, absolute: float, noise: float | None, pairs: int | None = None,
+    interval: Callable[[float], Interval] | None, level: float, relative: float, absolute: float, noise: float | None,
+    pairs: int | None = None,
 ) -> Check:  # fmt: skip
-    """The rule above. `relative`, `absolute` and `noise` are the floor's three candidates in the unit of `change`."""
+    """The rule above. `interval` gives that of `change` at a level, `None` where it is exact; the floor is the largest
+    of `relative`, `absolute` and `noise`, all in the unit of `change`."""
     floors = {"relative tolerance": relative, "absolute tolerance": absolute, "noise of the device": noise or 0.0}
     source, floor = max(floors.items(), key=lambda one: one[1])
     sign = -1 if metric == "score" else 1
-    worse = sign * change
-    low, high = (worse, worse)
-    if interval is not None:
-        low, high = sorted((sign * interval.low, sign * interval.high))
+
+    def worse(at: float) -> tuple[float, float]:
+        """From the best to the worst that it can be."""
+        found = interval(at) if interval else Interval(low=change, high=change)
+        low, high = sorted((sign * found.low, sign * found.high))
+        return low, high
+
     answer: Answer = "INCONCLUSIVE"
-    if worse > floor and low > 0:
+    if sign * change > floor and worse(level)[0] > 0:
         answer = "REGRESSION"
-    # Of a score no more pairs can be had: what it rests on is the evaluation set, and that is all there is.
-    elif worse <= floor and (high < _EXCLUDED * floor or interval is None or metric == "score"):
+    elif sign * change <= floor and (metric in ("score", "size_bytes") or worse(_EACH)[1] < _EXCLUDED * floor):
         answer = "PASS"
+    shown = interval(_EACH) if interval else None
     return Check(
         device=device, metric=metric, length=length, unit=unit, rule="change", answer=answer, baseline=before,
-        candidate=after, change=change, interval=interval, floor=floor, floor_of=source, pairs=pairs,
-        reason=_reason(answer, metric, change, interval, floor, source, pairs),
+        candidate=after, change=change, interval=shown, floor=floor, floor_of=source, pairs=pairs,
+        reason=_reason(answer, metric, change, shown, level, floor, source, pairs),
     )  # fmt: skip
 
 
 def _reason(
-    answer: Answer, metric: MetricName, change: float, interval: Interval | None, floor: float, source: str,
-    pairs: int | None,
+    answer: Answer, metric: MetricName, change: float, interval: Interval | None, level: float, floor: float,
+    source: str, pairs: int | None,
 ) -> str:  # fmt: skip
     """The figures in a sentence."""
-    write = (lambda value: f"{value:+.4f}") if metric == "score" else (lambda value: f"{value:+.1%}")
-    said = write(change)
-    if interval is not None:
-        said += f" ({write(interval.low)} to {write(interval.high)})"
-    if pairs is not None:
-        said += f" in {pairs} pairs"
-    limit = write(-floor if metric == "score" else floor)
+
+    def write(value: float) -> str:
+        return f"{value:+.4f}" if metric == "score" else f"{value:+.1%}"
+
+    said = write(change) + (f" ({write(interval.low)} to {write(interval.high)})" if interval else "")
+    said += f" in {pairs} pairs" if pairs else ""
+    limit = f"the floor of {write(-floor if metric == 'score' else floor)} ({source})"
     match answer:
         case "REGRESSION":
-            return f"{said}: worse than the floor of {limit} ({source})"
+            return f"{said}: worse than {limit}" + (f", and no chance at {level:.2%} confidence" if interval else "")
         case "PASS":
-            return f"{said}: within the floor of {limit} ({source})"
+            return f"{said}: within {limit}"
         case _ if metric == "score":
-            return f"{said}: beyond the floor of {limit} ({source}), but the examples are too few to exclude chance"
+            return f"{said}: beyond {limit}, but the examples are too few to exclude chance"
         case _:
-            return f"{said}: too uncertain to tell from the floor of {limit} ({source}); quiet the device and try again"
+            return f"{said}: too uncertain to tell from {limit}; quiet the device and try again"
 
 
-def _budget(device: str, one: BudgetCheck, measured: SideBySide, level: float) -> Check:
+def _budget(device: str, one: BudgetCheck, measured: SideBySide) -> Check:
     """An absolute limit. Of what has an interval its upper bound must keep it, of memory every process."""
     budget, candidate = one.budget, measured.candidate
     observed, interval, longest = one.observed, None, candidate.latency[-1].length
     if budget.metric == "latency_s":
         medians = [b.p50_s for b in measured.blocks if b.side == "candidate" and b.length == longest]
-        observed, interval = paired.trimmed_mean(medians), paired.interval(medians, level)
+        observed, interval = paired.trimmed_mean(medians), paired.interval(medians, _EACH)
     elif budget.metric == "peak_rss_bytes":
         peaks = [float(b.peak_rss_bytes) for b in measured.blocks if b.side == "candidate"]
         observed = max([*peaks, observed or 0.0])
