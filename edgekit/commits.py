@@ -189,7 +189,7 @@ def _left_out(commit: str, folder: Path, recipe: str | None, target: str) -> str
 
 
 def _follow(argv: list[str], folder: Path) -> tuple[int, str, str]:
-    """Run a program in `folder`, its lines on stderr passed on as they come; gives exit code, stdout, last lines."""
+    """Run a program in `folder`, its lines on stderr passed on as they come; gives exit code, stdout, last words."""
     last: deque[str] = deque(maxlen=3)
     with tempfile.TemporaryFile() as stdout:
         with subprocess.Popen(
@@ -207,7 +207,8 @@ def _follow(argv: list[str], folder: Path) -> tuple[int, str, str]:
                 child.kill()  # the store is safe against that
                 raise
         stdout.seek(0)
-        return child.returncode, stdout.read().decode("utf-8", "replace"), "\n".join(last)
+        words = "\n".join(last).rpartition("edgekit: ")[2]  # an error's message alone, where it is one of edgekit's
+        return child.returncode, stdout.read().decode("utf-8", "replace"), words
 
 
 @contextmanager
