@@ -280,8 +280,8 @@ def verdict(found: Verdict) -> str:
         ]
         lines += [f"FAILED: {one.message}" for one in found.failures if one.device == device]
         text += _wrapped(f"  {printable(line)}" for line in lines)
-    left = (f"left out: {one}" for one in found.left_out)
-    lines = [*left, found.correction, *(f"doubt, {one}" for one in doubts(found))]
+    lines = [*(f"left out: {one}" for one in found.left_out), found.correction]
+    lines += [f"doubt, {one}" for one in doubts(found)]
     return "\n".join([*text, "", *_wrapped(map(printable, lines))]).rstrip("\n")
 
 
@@ -324,9 +324,8 @@ def _changes(checks: Sequence[Check]) -> list[str]:
 
 def _observed(check: Check) -> str:
     """A budget's figures; those of a change stand in its row."""
-    if check.rule == "change" or check.candidate is None:
-        return ""
-    return f"{figure(check.candidate, check.unit)} of {figure(check.limit, check.unit)}; "
+    seen = check.rule == "budget" and check.candidate is not None
+    return f"{figure(check.candidate, check.unit)} of {figure(check.limit, check.unit)}; " if seen else ""
 
 
 def label(check: Check) -> str:
