@@ -3,8 +3,12 @@
 import hashlib
 import json
 import os
+import random
 import shutil
 import stat
+import subprocess
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -355,3 +359,141 @@ def test_place_overwrites_nothing_but_a_bundle(artifact: Path, tmp_path: Path) -
     (tmp_path / "photos.zip").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"photos.zip is there and is not a bundle"):
         bundle.place(artifact, tmp_path / "photos")
+
+
+@pytest.fixture
+def newer(tmp_path: Path) -> Path:
+    """A bundle that differs from `folder`."""
+    path = make(tmp_path / "newer")
+    (path / "README.md").write_text("another card")
+    bundle.write(path, manifest())
+    return path
+
+
+def around(path: Path) -> list[str]:
+    return sorted(other.name for other in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["of a folder", "of a zip"])
+@pytest.mark.parametrize("name", ["best", "best.zip"])
+def test_accept_makes_a_baseline_and_replaces_it(folder: Path, newer: Path, name: str, packed: bool) -> None:
+    baseline = folder.parent / "baselines" / name
+    for candidate in (folder, newer, folder):
+        given = bundle.pack(candidate) if packed else candidate
+        assert bundle.accept(given, baseline) == bundle.verify(candidate) == bundle.verify(baseline)
+        assert baseline.is_dir() == (name == "best")
+        assert around(baseline) == [name]
+    assert (
+        os.stat(baseline).st_mode & 0o777
+        == os.stat(folder if baseline.is_dir() else folder / "README.md").st_mode & 0o777
+    )
+
+
+def test_accept_of_what_is_there_writes_nothing(folder: Path, tmp_path: Path) -> None:
+    bundle.accept(folder, tmp_path / "best")
+    before = (tmp_path / "best" / "manifest.json").stat().st_ino
+    bundle.accept(folder, tmp_path / "best")
+    assert (tmp_path / "best" / "manifest.json").stat().st_ino == before
+
+
+def test_accept_keeps_a_link_a_link(folder: Path, newer: Path, tmp_path: Path) -> None:
+    bundle.accept(folder, tmp_path / "v1")
+    (tmp_path / "best").symlink_to("v1")
+    bundle.accept(newer, tmp_path / "best")
+    assert (tmp_path / "best").is_symlink()
+    assert bundle.verify(tmp_path / "v1") == bundle.verify(newer)
+
+
+def test_accept_mends_a_baseline_that_was_spoilt(folder: Path, tmp_path: Path) -> None:
+    for name in ("best", "best.zip"):
+        bundle.accept(folder, tmp_path / name)
+    (tmp_path / "best" / "README.md").write_text("spoilt")
+    with (tmp_path / "best.zip").open("r+b") as file:
+        file.seek(60)
+        file.write(b"spoilt")
+    for name in ("best", "best.zip"):
+        bundle.accept(folder, tmp_path / name)
+        bundle.verify(tmp_path / name)
+
+
+def test_accept_refuses_what_is_no_bundle_and_loses_nothing(folder: Path, newer: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis"
+    thesis.mkdir()
+    (thesis / "thesis.txt").write_text("mine")
+    (tmp_path / "photos.zip").write_bytes(b"mine")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("photo.jpg", b"mine")
+    bundle.accept(folder, tmp_path / "noted")
+    (tmp_path / "noted" / "notes.txt").write_text("mine")
+    bundle.accept(folder, tmp_path / "best")
+    (newer / "README.md").write_text("spoilt")
+    for candidate, baseline, words in (
+        (folder, thesis, "holds something that is not a bundle"),
+        (folder, thesis / "thesis.txt", "holds something that is not a bundle"),
+        (folder, tmp_path / "photos.zip", "is not a bundle"),
+        (folder, tmp_path / "other.zip", "is not a bundle"),
+        (folder, tmp_path / "noted", "holds notes.txt"),
+        (folder, folder, "are not two places"),
+        (folder, tmp_path / "." / "tiny", "are not two places"),
+        (folder, folder / "best", "are not two places"),
+        (folder / "onnx", folder, "are not two places"),
+        (folder, Path("git:main"), "is a commit"),
+        (Path("git:main"), folder, "is a commit"),
+        (newer, tmp_path / "best", "was changed after the build"),
+        (tmp_path / "nothing", tmp_path / "best", "there is no such bundle"),
+    ):
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(InputError, match=words):
+            bundle.accept(candidate, baseline)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("name", ["best", "best.zip"])
+def test_accept_on_a_full_disk_keeps_the_old_one(folder: Path, newer: Path, tmp_path: Path, name: str) -> None:
+    """A limit on the size of files stands for the disk: like it, it ends a write with an error in the middle."""
+    (newer / "big").write_bytes(b"0" * 200_000)
+    bundle.write(newer, manifest())
+    bundle.accept(folder, tmp_path / name)
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from edgekit import bundle\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "bundle.accept(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    done = python(code, newer, tmp_path / name)
+    _, err = done.communicate(timeout=60)
+    assert "what was there before is there still" in err.splitlines()[-1]
+    assert bundle.verify(tmp_path / name) == bundle.verify(folder)
+    assert around(tmp_path / name) == sorted([name, "newer", "tiny"])
+
+
+def python(code: str, *args: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["best", "best.zip"])
+def test_a_kill_at_any_moment_leaves_the_old_or_the_new_one(
+    folder: Path, newer: Path, tmp_path: Path, name: str
+) -> None:
+    """A process that exchanges the two again and again is killed, again and again."""
+    code = (
+        "import sys; from pathlib import Path; from edgekit import bundle\n"
+        "print(flush=True)\n"
+        "while True:\n    for path in sys.argv[2:]: bundle.accept(Path(path), Path(sys.argv[1]))"
+    )
+    baseline = tmp_path / "baselines" / name
+    bundle.accept(folder, baseline)
+    whole = {bundle.verify(folder).digest, bundle.verify(newer).digest}
+    rng = random.Random(0)
+    for _ in range(6):
+        child = python(code, baseline, newer, folder)
+        assert child.stdout is not None
+        child.stdout.readline()
+        end = time.monotonic() + rng.uniform(0, 0.1)
+        while time.monotonic() < end:
+            assert (baseline / "manifest.json").exists() if name == "best" else baseline.exists()
+        child.kill()
+        child.communicate(timeout=60)
+        assert bundle.verify(baseline).digest in whole
