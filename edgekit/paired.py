@@ -23,9 +23,11 @@ TRIM = 0.25
 def log_ratios(blocks: Sequence[Block], figure: Callable[[Block], float] = lambda block: block.p50_s) -> list[float]:
     """ln(candidate / baseline) of each pair of neighbours, whichever of the two came first."""
     ratios: list[float] = []
-    for first, second in zip(blocks[::2], blocks[1::2], strict=True):
-        if {first.side, second.side} != {"baseline", "candidate"}:
-            raise InputError(f"blocks {first.side} and {second.side} are no pair: the results are not whole")
+    for pair in (blocks[i : i + 2] for i in range(0, len(blocks), 2)):
+        if sorted(block.side for block in pair) != ["baseline", "candidate"]:
+            sides = " and ".join(block.side for block in pair)
+            raise InputError(f"{sides} in a row are no pair of blocks: the result is not whole; measure again")
+        first, second = pair
         ratio = math.log(figure(second) / figure(first))
         ratios.append(ratio if second.side == "candidate" else -ratio)
     return ratios
