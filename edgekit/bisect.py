@@ -127,7 +127,7 @@ def bisect(
         )
     if commits.is_commit(candidate):
         return _over_commits(candidate, baseline, gate, recipe, target, store)
-    return _over_stages(Path(candidate), Path(baseline), gate, Store(store), base)
+    return _over_stages(Path(candidate), Path(baseline), gate, store, base)
 
 
 class _Bench:
@@ -216,7 +216,7 @@ def _over_commits(candidate: str, baseline: str, gate: Gate, recipe: Path | None
     )  # fmt: skip
 
 
-def _over_stages(candidate: Path, baseline: Path, gate: Gate, store: Store, base: Path) -> Bisected:
+def _over_stages(candidate: Path, baseline: Path, gate: Gate, store: Path, base: Path) -> Bisected:
     new, old = bundle.verify(candidate), bundle.verify(baseline)
     row = splices(old, new)
     names = [splice.suspect.name for splice in row]
@@ -249,14 +249,14 @@ def _over_stages(candidate: Path, baseline: Path, gate: Gate, store: Store, base
 
 
 @contextmanager
-def _built(splice: Splice, store: Store, base: Path) -> Generator[Path]:
+def _built(splice: Splice, store: Path, base: Path) -> Generator[Path]:
     """A spliced recipe's bundle, while the context lasts."""
     from edgekit.pipeline.build import build
 
     recipe = parse(Recipe, splice.recipe, f"the recipe with the candidate's {splice.suspect.name}")
     with tempfile.TemporaryDirectory(prefix="edgekit-bisect-") as temporary:
         out = Path(temporary, "bundle")
-        built = build(recipe, splice.target, store, out, base, done=lambda row: say(tables.line(row)))
+        built = build(recipe, splice.target, Store(store), out, base, done=lambda row: say(tables.line(row)))
         if built.bundle is None:
             raise InputError(f"the recipe with the candidate's {splice.suspect.name} exports no model")
         yield out
