@@ -213,7 +213,7 @@ def bench(
 @_side_by_side
 @click.option("--accept", is_flag=True, help="Make CANDIDATE the baseline; measures nothing.")
 @click.option(
-    "--history", metavar="WHERE",
+    "--history", metavar="WHERE", envvar="EDGEKIT_HISTORY",
     help="A .jsonl file, an SQLite file or a database's URL that keeps all verdicts.  [default: OUT/history.db]",
 )  # fmt: skip
 @click.option(
@@ -239,7 +239,7 @@ def gate(
         return
     devices, wanted, recipe, store = _measuring(**asked)
     found = gating.run(candidate, baseline, devices, wanted, out, where, recipe, store)
-    _print(found.model_dump(mode="json") if as_json else tables.verdict(found))
+    _print(found.model_dump(mode="json") if as_json else tables.coloured(tables.verdict(found)))
     sys.exit(gating.exit_code(found))
 
 
@@ -269,7 +269,9 @@ def bisect(candidate: str, baseline: str, as_json: bool, **asked: Any) -> None:
     show_default="report.html",
     help="What to write, by its ending: .html a page, .md a comment, .xml JUnit; repeatable.",
 )  # fmt: skip
-@click.option("--history", metavar="WHERE", help="As `edgekit gate --history`: adds trends to the page.")
+@click.option(
+    "--history", metavar="WHERE", envvar="EDGEKIT_HISTORY", help="As `edgekit gate --history`: adds trends to the page."
+)
 @_JSON
 def report(results: tuple[Path, ...], outs: tuple[Path, ...], history: str | None, as_json: bool) -> None:
     """Show RESULTS (files that bench and gate wrote, and bundles) as a page that needs no network."""
