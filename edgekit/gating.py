@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edgekit import __version__, bundle, progress
+from edgekit import __version__, bundle, commits, progress
+from edgekit.bench import calibrate, check, evaluation
+from edgekit.bench.bench import distinct, each, plain, writable, write
+from edgekit.bench.measure import Wanted
+from edgekit.bench.sidebyside import Name, Side, side_by_side
 from edgekit.bundle import Manifest
 from edgekit.errors import EdgekitError, InputError
+from edgekit.gate import history as histories
+from edgekit.gate import verdict
 from edgekit.records import Device, Gate, parse
 from edgekit.results import Block, Bundled, Calibration, Check, Entry, Failure, Modelled, SideBySide, Verdict
 
-if TYPE_CHECKING:
-    from edgekit.bench.measure import Wanted
-
 
 def gate(
-    candidate: Path, baseline: Path, devices: Sequence[Device], wanted: "Wanted",
+    candidate: Path, baseline: Path, devices: Sequence[Device], wanted: Wanted,
     sources: tuple[str, str] | None = None,
 ) -> Verdict:  # fmt: skip
     """What the bundle at `candidate` is worth beside the one at `baseline`, on each device. `sources` are their names
@@ -32,11 +34,6 @@ def gate(
     a failure in the verdict, and does not spoil the others. Raises `InputError` before any device is touched for
     bundles that cannot be compared, and for a tolerance that a device cannot resolve by its calibration.
     """
-    from edgekit.bench import check, evaluation
-    from edgekit.bench.bench import distinct, each
-    from edgekit.bench.sidebyside import Name, Side, side_by_side
-    from edgekit.gate import verdict
-
     began, clock = datetime.now(UTC), time.monotonic()
     distinct(devices)
     names = sources or (str(candidate), str(baseline))
@@ -97,15 +94,11 @@ def gate(
 
 
 def run(
-    candidate: Path, baseline: str, devices: Sequence[Device], wanted: "Wanted", out: Path, history: str,
+    candidate: Path, baseline: str, devices: Sequence[Device], wanted: Wanted, out: Path, history: str,
     recipe: Path | None, store: Path,
 ) -> Verdict:  # fmt: skip
     """`gate` for the command line: the baseline may be `git:REF`, the verdict is written to `out`/gate-NAME.json, and
     the history gets a line."""
-    from edgekit import commits
-    from edgekit.bench.bench import plain, writable, write
-    from edgekit.gate import history as histories
-
     writable(out)
     with bundle.opened(candidate) as (_, manifest):
         target = manifest.target.name
@@ -118,8 +111,6 @@ def run(
 
 def accept(candidate: Path, baseline: str, history: str) -> Manifest:
     """Make the bundle at `candidate` the baseline at that path, and note it in the history."""
-    from edgekit.gate import history as histories
-
     path = Path(baseline)
     before = bundle.verify(path).digest if path.exists() else None
     manifest = bundle.accept(candidate, path)
@@ -135,8 +126,6 @@ def accept(candidate: Path, baseline: str, history: str) -> Manifest:
 
 def exit_code(found: Verdict) -> int:
     """0 PASS, 3 REGRESSION, 4 or 2 INFRA_ERROR, 5 INCONCLUSIVE."""
-    from edgekit.gate import verdict
-
     return verdict.exit_code(found)
 
 
@@ -165,8 +154,6 @@ def _same_task(old: Manifest, new: Manifest, candidate: str, baseline: str) -> N
 
 def _calibration(device: Device) -> Calibration | None:
     """What `edgekit devices calibrate` kept of this device, if anything."""
-    from edgekit.bench import calibrate
-
     path = calibrate.path(device.name)
     if not path.is_file():
         return None
@@ -176,7 +163,7 @@ def _calibration(device: Device) -> Calibration | None:
         raise InputError(f"{path}: is no calibration of this edgekit; calibrate again, or remove it") from None
 
 
-def _left_out(wanted: "Wanted") -> tuple[str, ...]:
+def _left_out(wanted: Wanted) -> tuple[str, ...]:
     """The metrics that nobody asked for."""
     return (
         *(() if wanted.score else ("score: --no-score",)),
