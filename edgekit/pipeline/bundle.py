@@ -11,6 +11,7 @@ from edgekit import __version__, infer, progress
 from edgekit.bundle import FOLDER, VERSION, Manifest, ModelFile, write, write_examples
 from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job, Made, card
+from edgekit.pipeline.parts import parts
 from edgekit.records import Budget, Comparison, Facts, Format
 from edgekit.store import files_in
 
@@ -141,6 +142,7 @@ def _model_file(job: Job, format: Format, made: Made) -> ModelFile:
         parity=facts.parity,
         latency_s=facts.latency_s,
         float_latency_s=facts.float_latency_s,
+        parts=parts(made.folder / f"model.{format}"),
     )
 
 

@@ -18,7 +18,8 @@ from pydantic import Field
 
 from edgekit import bundle
 from edgekit.errors import InputError
-from edgekit.records import Format, Record
+from edgekit.pipeline.parts import buffer_bytes, parts, read_onnx, read_tflite
+from edgekit.records import Format, Part, Record
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -76,6 +77,8 @@ class Inspection(Record):
     operators: dict[str, int] = Field(default_factory=dict)
     constant_bytes: dict[str, int] = Field(default_factory=dict)
     """Of a file: bytes of constants by type."""
+    parts: tuple[Part, ...] = ()
+    """Of a file: its bytes by part of the model; their sum is its size."""
     candidates: tuple[Candidate, ...] = ()
     models: tuple["Inspection", ...] = ()
     """Of a bundle: its model files."""
@@ -116,28 +119,24 @@ def _file(path: Path) -> Inspection:
     format: Format = "onnx" if path.suffix == ".onnx" else "tflite"
     try:
         operators, constants = (_read_onnx if format == "onnx" else _read_tflite)(path)
+        spent = parts(path)
     except ModuleNotFoundError as error:
         raise InputError(f"{path}: reading it needs {error.name}: pip install 'edgekit[build]'") from None
     precision = (
         "int8" if constants.get("int8", 0) + constants.get("uint8", 0) > sum(constants.values()) / 2 else "float32"
     )
-    candidate = _candidate(format, precision, sum(file.stat().st_size for file in path.parent.glob(f"{path.name}*")))
+    candidate = _candidate(format, precision, sum(part.bytes for part in spent))
     return Inspection(
         source=str(path), what=format, operators=dict(operators.most_common()),
-        constant_bytes=dict(constants.most_common()), candidates=(candidate,),
+        constant_bytes=dict(constants.most_common()), parts=spent, candidates=(candidate,),
     )  # fmt: skip
 
 
 def _read_onnx(path: Path) -> tuple[Counter[str], Counter[str]]:
     """How often each operator stands in the graph, and the bytes of its constants by type."""
-    import onnx
-    from google.protobuf.message import DecodeError
     from onnx import helper
 
-    try:
-        graph: Any = onnx.load(str(path), load_external_data=False).graph
-    except DecodeError as error:
-        raise InputError(f"{path}: is not an ONNX file: {error}") from None
+    graph = read_onnx(path).graph
     constants: Counter[str] = Counter()
     for tensor in graph.initializer:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -147,27 +146,16 @@ def _read_onnx(path: Path) -> tuple[Counter[str], Counter[str]]:
 
 def _read_tflite(path: Path) -> tuple[Counter[str], Counter[str]]:
     """The same of a TFLite file; operators are those of one signature, the last."""
-    import struct
+    from ai_edge_litert import schema_py_generated as schema
 
-    from ai_edge_litert import schema_py_generated
-
-    schema: Any = schema_py_generated
-    content = path.read_bytes()
-    if content[4:8] != b"TFL3":
-        raise InputError(f"{path}: is not a TFLite file")
-    try:
-        model: Any = schema.ModelT.InitFromPackedBuf(content, 0)
-    except (struct.error, IndexError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: is a damaged TFLite file: {error}") from None
+    model = read_tflite(path)
     operators = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     types = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
     # several signatures share a buffer
     buffers = {tensor.buffer: types[tensor.type].lower() for graph in model.subgraphs for tensor in graph.tensors}
     constants: Counter[str] = Counter()
     for index, dtype in buffers.items():
-        buffer = model.buffers[index]
-        inside = len(buffer.data) if buffer.data is not None else 0
-        constants[dtype] += inside or (buffer.size if buffer.offset > 1 else 0)  # or behind the flatbuffer
+        constants[dtype] += buffer_bytes(model.buffers[index])
     last = model.subgraphs[model.signatureDefs[-1].subgraphIndex if model.signatureDefs else 0]
     codes = [model.operatorCodes[operator.opcodeIndex] for operator in last.operators]
     names = [operators[max(code.builtinCode, code.deprecatedBuiltinCode)] for code in codes]
@@ -357,6 +345,15 @@ def _blocks(found: Inspection, size: Any) -> Iterator[Any]:
         yield "constants: " + ", ".join(f"{name} {size(count)}" for name, count in found.constant_bytes.items())
     if found.operators:
         yield "operators: " + ", ".join(f"{name} {count}" for name, count in found.operators.items())
+    if found.parts:
+        table = Table("bytes of", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        for name in ("size", "share"):
+            table.add_column(name, justify="right")
+        whole = sum(part.bytes for part in found.parts)
+        for part in found.parts:
+            table.add_row(part.name, size(part.bytes), f"{part.bytes / whole:.1%}")
+        yield ""
+        yield table
     for model in found.models:
         yield ""
         yield from _blocks(model.model_copy(update={"candidates": ()}), size)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import bundles
+import onnx
 import pytest
 
 from edgekit import bundle as reader
@@ -42,6 +43,8 @@ def test_holds_what_an_app_needs_once(prepared: Job, tmp_path: Path) -> None:
     (model,) = manifest.models
     source = prepared.parents["export:onnx"].artifact.facts
     assert (model.inputs, model.parity, model.score) == (source.inputs, source.parity, source.score)
+    assert sum(part.bytes for part in model.parts) == (folder / model.path).stat().st_size
+    assert {"embeddings", "layer 1 attention", "head"} < {part.name for part in model.parts}
     assert (model.lengths, model.quantized, manifest.encoder) == ((16, 32), False, "onnx")
     assert [artifact.name for artifact in manifest.stages] == ["teach", "export-onnx"]
     assert facts.bytes == (folder / "onnx" / "model.onnx").stat().st_size
@@ -59,15 +62,17 @@ def test_equal_inputs_give_equal_bytes(prepared: Job, tmp_path: Path) -> None:
 def test_ships_the_quantized_model_where_there_is_one(prepared: Job, tmp_path: Path) -> None:
     small = tmp_path / "int8"
     small.mkdir()
-    (small / "model.onnx").write_bytes(b"int8")
+    empty = onnx.ModelProto(ir_version=8, producer_name="").SerializeToString()  # four bytes
+    (small / "model.onnx").write_bytes(empty)
     score = Score(metric="accuracy", value=0.75, examples=4, parts=(Metric(name="f1", value=0.5, support=3),))
     facts = Facts(bytes=4, changed="int8", score=score, latency_s=0.001, float_latency_s=0.002)
     quantized = bundles.made("quantize-onnx", "quantize", small, facts)
     parents: dict[str, Made] = {**prepared.parents, "quantize:onnx": quantized}
     found = stage.run(None, dataclasses.replace(into(prepared, tmp_path / "out"), parents=parents))
     manifest = reader.verify(tmp_path / "out" / "bundle")
-    assert (tmp_path / "out" / "bundle" / "onnx" / "model.onnx").read_bytes() == b"int8"
+    assert (tmp_path / "out" / "bundle" / "onnx" / "model.onnx").read_bytes() == empty
     assert (manifest.models[0].quantized, manifest.models[0].score, found.bytes) == (True, score, 4)
+    assert [part.model_dump() for part in manifest.models[0].parts] == [{"name": "other", "bytes": 4}]
     card = (tmp_path / "out" / "bundle" / "README.md").read_text()
     assert "| onnx | accuracy 0.7500 | f1 0.500 of 3 | 1.00 | 2.00 |" in card
     assert "onnx/model.onnx (int8)" in card

@@ -178,3 +178,9 @@ def test_weights_that_stand_behind_the_flatbuffer_are_counted(tmp_path: Path) ->
     weights = sum(layer.elements for layer in quantizer.layers(path))
     assert found.constant_bytes["int8"] >= weights > 0
     assert found.candidates[0].precision == "int8"
+    assert sum(part.bytes for part in found.parts) == path.stat().st_size
+    whole = inspect(str(folder))
+    assert [sum(part.bytes for part in model.parts) for model in whole.models] == [whole.candidates[0].bytes]
+    rows = [line.split() for line in lines(whole).splitlines()]
+    assert ["bytes", "of", "size", "share"] in rows
+    assert any(row[:3] == ["layer", "1", "feed-forward"] and row[-1].endswith("%") for row in rows)
