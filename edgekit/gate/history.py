@@ -48,30 +48,45 @@ def entry(verdict: Verdict) -> Entry:
     )
 
 
-def add(where: str, entry: Entry) -> None:
-    """Add one entry to the history at `where`: a path that ends in `.jsonl`, the path of an SQLite file, or a URL.
+def ready(where: str) -> None:
+    """Make what is missing at `where`: folder, file or table.
 
-    What is missing is made: folder, file or table. Raises `InputError` where that or the writing fails; what other
-    runs have written stays as it was.
+    Raises `InputError` where that fails, or where `add` would not be let write; so a gate asks before it measures.
     """
-    # ASCII, so that a character is never cut in two, and what a database would not take as text is escaped
-    text = json.dumps(entry.model_dump(mode="json"), separators=(",", ":"))
     path = _path(where)
     if path:
         with _told(where, "written"):
             path.parent.mkdir(parents=True, exist_ok=True)
-    if path and path.suffix == ".jsonl":
-        with _told(where, "written"):
-            _append(path, text.encode() + b"\n")
-        return
+            if path.suffix == ".jsonl":
+                os.close(_open(path))
+                return
+            for place in (path.parent, path):  # SQLite makes a journal beside its file
+                if place.exists() and not os.access(place, os.W_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with _database(where, "written") as engine:
         table = _table()
         if not _has(engine, table):
             _create(engine, table)
+
+
+def add(where: str, entry: Entry) -> None:
+    """Add one entry to the history at `where`: a path that ends in `.jsonl`, the path of an SQLite file, or a URL.
+
+    What is missing is made. Raises `InputError` where that or the writing fails; what other runs have written stays
+    as it was.
+    """
+    ready(where)
+    # ASCII, so that a character is never cut in two, and what a database would not take as text is escaped
+    text = json.dumps(entry.model_dump(mode="json"), separators=(",", ":"))
+    path = _path(where)
+    if path and path.suffix == ".jsonl":
+        with _told(where, "written"):
+            _append(path, text.encode() + b"\n")
+        return
+    with _database(where, "written") as engine, engine.begin() as connection:
+        _hurry(connection)
         columns = {name: _column(getattr(entry, name)) for name in ("at", "event", "bundle", "digest", "answer")}
-        with engine.begin() as connection:
-            _hurry(connection)
-            connection.execute(table.insert().values(**columns, entry=text))
+        connection.execute(_table().insert().values(**columns, entry=text))
 
 
 def read(where: str) -> tuple[Entry, ...]:
@@ -121,25 +136,33 @@ def _told(where: str, done: str) -> Generator[None]:
         raise InputError(f"--history {where}: cannot be {done}: {error.strerror or error}; {todo}") from None
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Add a line in one write, after the newline that a run which was killed may owe."""
+def _open(path: Path) -> int:
+    """The file, held, for reading and adding; it is made where it is missing."""
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _lock(file, fcntl.LOCK_EX)
-        first = os.pread(file, len(_START), 0).partition(b"\n")[0]
-        if not _ours(first):
+        if not _ours(os.pread(file, len(_START), 0).partition(b"\n")[0]):
             raise InputError(f"--history {path}: holds something else than a gate's history; name another file")
+    except BaseException:
+        os.close(file)
+        raise
+    return file
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line in one write, after the newline that a run which was killed may owe."""
+    file = _open(path)
+    try:
         size = os.fstat(file).st_size
         whole = (b"\n" if size and os.pread(file, 1, size - 1) != b"\n" else b"") + line
         try:
             if os.write(file, whole) < len(whole):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file)
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # what cannot be synced (a pipe, /dev/null) was written all the same
-                with suppress(OSError):
-                    os.ftruncate(file, size)
-                raise
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(file, size)
+            raise
     finally:
         os.close(file)
 

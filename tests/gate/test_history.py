@@ -1,13 +1,14 @@
 """A gate's history in each kind of place: what was added is read, nothing is lost, and a password is never shown."""
 
+import fcntl
 import json
 import os
 import shutil
-import signal
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,6 +73,32 @@ def test_what_was_added_is_read_in_order_of_time(where: str) -> None:
     for one in added:
         history.add(where, one)
     assert history.read(where) == (odd, accept, added[4], added[3], added[0])
+
+
+def test_a_place_that_is_ready_takes_an_entry(where: str) -> None:
+    """A gate asks before it measures; twice does no harm."""
+    history.ready(where)
+    history.ready(where)
+    assert history.read(where) == ()
+    history.add(where, entry())
+    history.ready(where)
+    assert history.read(where) == (entry(),)
+
+
+def test_a_file_that_another_process_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, but not for ever."""
+    path = tmp_path / "gates.jsonl"
+    history.add(str(path), entry(1))
+    monkeypatch.setattr(history, "_WAIT_S", 1)
+    with path.open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        began = time.monotonic()
+        assert "another process has held it for 1 s" in refused(str(path), add=True)
+        assert "another process has held it for 1 s" in refused(str(path))
+        assert time.monotonic() - began < 8
+        threading.Timer(0.3, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+        history.add(str(path), entry(2))
+    assert history.read(str(path)) == (entry(1), entry(2))
 
 
 def test_a_read_makes_nothing(tmp_path: Path) -> None:
@@ -156,6 +183,7 @@ def test_a_line_is_plain_json(tmp_path: Path) -> None:
 def refused(where: str, add: bool = False) -> str:
     with pytest.raises(InputError) as caught:
         history.add(where, entry()) if add else history.read(where)
+    assert where not in str(caught.value) or "://" not in where
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -301,7 +329,7 @@ def test_a_url_that_leads_nowhere_keeps_its_secret(url: str, said: str) -> None:
         assert "s3cret" not in found.replace('option "s3cret"', "")
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_is_not_waited_for() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -363,8 +391,21 @@ def test_a_user_who_may_only_add(server: str) -> None:
 
 
 @pytest.mark.target
-@pytest.mark.parametrize("number", [signal.SIGKILL])
-def test_a_killed_run_leaves_whole_rows(number: signal.Signals, server: str) -> None:
+def test_a_table_that_is_locked_is_not_waited_for(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import psycopg
+
+    where = new_database(server)
+    history.add(where, entry())
+    monkeypatch.setattr(history, "_WAIT_S", 1)
+    with psycopg.connect(where) as link:
+        link.execute("LOCK TABLE edgekit_history")
+        assert "canceling statement due to statement timeout" in refused(where, add=True)
+        assert "canceling statement due to statement timeout" in refused(where)
+    assert history.read(where) == (entry(),)
+
+
+@pytest.mark.target
+def test_a_killed_run_leaves_whole_rows(server: str) -> None:
     where = new_database(server)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", ADDS, where, "a"], **pipes) as process:
@@ -373,7 +414,7 @@ def test_a_killed_run_leaves_whole_rows(number: signal.Signals, server: str) -> 
         process.stdin.write(b"x")
         process.stdin.flush()
         lab.wait_for("the first entry", lambda: len(history.read(where)) > 2, 30)
-        process.send_signal(number)
+        process.kill()
     found = history.read(where)
     assert [one.digest.rstrip("x") for one in found] == [str(n) for n in range(len(found))]
     history.add(where, entry(59))
