@@ -1,16 +1,13 @@
 """JUnit XML, parsed again and held to the rules of its schema."""
 
 import re
-import sys
 import xml.etree.ElementTree as xml
-from pathlib import Path
+
+from verdicts import HOSTILE, check, hostile, mixed, verdict
 
 from edgekit.errors import printable
 from edgekit.gate.junit import document
 from edgekit.results import Verdict
-
-sys.path.insert(0, str(Path(__file__).parent))
-from verdicts import HOSTILE, check, hostile, mixed, verdict
 
 COUNTS = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
 ALLOWED = {

@@ -1,19 +1,15 @@
 """The comment of a pull request, rendered by a CommonMark parser with tables and read as a browser would."""
 
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from verdicts import HOSTILE, check, hostile, mixed, verdict
 
 from edgekit.errors import printable
 from edgekit.gate.markdown import MARKER, page
 from edgekit.results import Failure
-
-sys.path.insert(0, str(Path(__file__).parent))
-from verdicts import HOSTILE, check, hostile, mixed, verdict
 
 
 class Read(HTMLParser):
