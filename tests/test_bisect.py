@@ -420,8 +420,12 @@ def project(folder: Path) -> Path:
     return folder
 
 
+def size(path: Path) -> int:
+    return {file.path: file.bytes for file in bundle.verify(path).files}["onnx/model.onnx"]
+
+
 def by_size(candidate: Path, baseline: Path) -> Verdict:
-    now, was = ((path / "onnx" / "model.onnx").stat().st_size for path in (candidate, baseline))
+    now, was = map(size, (candidate, baseline))
     return verdict("REGRESSION", f"{now} bytes, was {was}") if now > 1.01 * was else verdict("PASS")
 
 
@@ -434,7 +438,7 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
     project(tmp_path)
     for name, text in (
         ("old", RECIPE),
-        ("new", RECIPE.replace("max_length", "seed = 1\nmax_length").replace("= 16\n[[step]]", "= 48\n[[step]]")),
+        ("new", RECIPE.replace("max_length", "seed = 1\nmax_length").replace("= 16\n[[step]]", "= 40\n[[step]]")),
         ("slim", RECIPE.replace("max_length", "seed = 1\nmax_length").replace("= 16\n[[step]]", "= 8\n[[step]]")),
     ):
         (tmp_path / "recipe.toml").write_text(text)
@@ -447,10 +451,10 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
         )
 
     found = over_stages("new.zip", "old", by_size)
-    assert [(suspect.name, suspect.changes) for suspect in found.suspects] == [("prune", ("neurons: 16 -> 48",))]
+    assert [(suspect.name, suspect.changes) for suspect in found.suspects] == [("prune", ("neurons: 16 -> 40",))]
     assert (found.over, found.count, found.exit_code, found.note) == ("stages", 3, 3, None)
     assert [trial.what for trial in found.trials] == ["candidate", "prune", "data"]
-    assert found.broke[0].reason.endswith(f"was {(tmp_path / 'old' / 'onnx' / 'model.onnx').stat().st_size}")
+    assert found.broke[0].reason.endswith(f"was {size(tmp_path / 'old')}")
 
     found = over_stages("slim", "old", by_size)
     assert (found.answer, found.suspects, found.exit_code) == ("PASS", (), 0)
@@ -461,8 +465,7 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
     bundle.write(tmp_path / "new", bundle.verify(tmp_path / "new.zip"))
 
     def by_megabytes(candidate: Path, baseline: Path) -> Verdict:
-        big = (candidate / "onnx" / "model.onnx").stat().st_size > 4_000_000
-        return verdict("REGRESSION" if big else "PASS", "big")
+        return verdict("REGRESSION" if size(candidate) > 4_000_000 else "PASS", "big")
 
     found = over_stages("new", "old", by_megabytes)
     assert (found.answer, found.suspects, found.exit_code) == ("REGRESSION", (), 5)
@@ -485,7 +488,7 @@ def test_the_commit_that_made_a_bundle_bigger(tmp_path: Path, monkeypatch: pytes
     """Five commits, real builds, real gates: one takes less away, of which the model's size tells without doubt."""
     lax = "[gate]\nlatency_s = { relative = 0.9 }\npeak_rss_bytes = { relative = 0.9 }\nscore = { absolute = 0.9 }\n"
     text = RECIPE.replace("[task]", f"{lax}[task]")
-    bigger = text.replace("neurons = 16", "neurons = 48")
+    bigger = text.replace("neurons = 16", "neurons = 40")
     project(tmp_path)
     git(tmp_path, "init", "-q", "-b", "main")
     hashes: list[str] = []
@@ -502,14 +505,14 @@ def test_the_commit_that_made_a_bundle_bigger(tmp_path: Path, monkeypatch: pytes
         hashes.append(git(tmp_path, "rev-parse", "HEAD"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    asked = Wanted(lengths=(16,))
+    host = devices.find("host").model_copy(update={"workdir": str(tmp_path / "work")})
 
     def gate(candidate: Path, baseline: Path) -> Verdict:
-        return gating.gate(candidate, baseline, [devices.find("host")], asked)
+        return gating.gate(candidate, baseline, [host], Wanted(lengths=(16,)))
 
     found = bisect("git:main", f"git:{hashes[0]}", gate, Path("recipe.toml"), "here.toml", tmp_path / "store", Path())
     assert [suspect.name for suspect in found.suspects] == [hashes[2]]
     assert {check.metric for check in found.broke} == {"size_bytes"}
     assert found.exit_code == 3
-    assert git(tmp_path, "status", "--porcelain") == "?? store/"
+    assert git(tmp_path, "status", "--porcelain") == "?? store/\n?? work/"
     assert len(git(tmp_path, "worktree", "list").splitlines()) == 1
