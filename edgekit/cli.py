@@ -247,19 +247,26 @@ def gate(
 @click.argument("candidate")
 @_BASELINE
 @_side_by_side
+@click.option("--target", default="host", show_default=True, help="Of git:REF; as `edgekit build --target`.")
 @_JSON
-def bisect(candidate: str, baseline: str, as_json: bool, **asked: Any) -> None:
-    """Name the first commit, or the first build stage, that made CANDIDATE worse than the baseline.
+def bisect(candidate: str, baseline: str, target: str, as_json: bool, **asked: Any) -> None:
+    """Name the first commit, or the first step of a recipe, that made CANDIDATE worse than the baseline.
 
-    With git:REF for both, commits are built and gated; with two bundles, recipes in between.
+    With git:REF for both, the commits between them are built and gated; with two bundles, recipes that take one step
+    more from CANDIDATE. Exit code 3: it is named; 0: CANDIDATE passes; 5: it stays open.
     """
     from edgekit import bisect as bisecting
+    from edgekit import gating
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     devices, wanted, recipe, store = _measuring(**asked)
-    found = bisecting.bisect(candidate, baseline, devices, wanted, recipe, store)
+
+    def judge(candidate: Path, baseline: Path) -> Any:
+        return gating.gate(candidate, baseline, devices, wanted)
+
+    found = bisecting.bisect(candidate, baseline, judge, recipe, target, store, wanted.base)
     _print(found.model_dump(mode="json") if as_json else bisecting.lines(found))
-    sys.exit(bisecting.exit_code(found))
+    sys.exit(found.exit_code)
 
 
 @cli.command()

@@ -100,6 +100,7 @@ def run(
     """`gate` for the command line: the baseline may be `git:REF`, the verdict is written to `out`/gate-NAME.json, and
     the history gets a line."""
     writable(out)
+    histories.ready(history)
     with bundle.opened(candidate) as (_, manifest):
         target = manifest.target.name
     with commits.bundle_at(baseline, recipe, target, store) as path:
@@ -111,6 +112,7 @@ def run(
 
 def accept(candidate: Path, baseline: str, history: str) -> Manifest:
     """Make the bundle at `candidate` the baseline at that path, and note it in the history."""
+    histories.ready(history)
     path = Path(baseline)
     before = bundle.verify(path).digest if path.exists() else None
     manifest = bundle.accept(candidate, path)

@@ -46,11 +46,24 @@ sys.addaudithook(_only_loopback)
 
 @pytest.fixture(autouse=True)
 def edgekit_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of this test's own that holds its caches and its store."""
+    """A folder of this test's own that holds its caches, calibrations and store."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
     monkeypatch.setenv("EDGEKIT_STORE", str(home / "store"))
     return home
+
+
+@pytest.fixture(scope="session")
+def _kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runners")
+
+
+@pytest.fixture
+def kits(_kits: Path, edgekit_home: Path) -> None:
+    """Runner kits are compiled once for all tests that only use them; each kit is named by what went into it."""
+    (edgekit_home / "cache" / "edgekit").mkdir(parents=True)
+    (edgekit_home / "cache" / "edgekit" / "runners").symlink_to(_kits)
 
 
 @pytest.fixture(scope="session")

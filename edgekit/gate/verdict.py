@@ -52,7 +52,7 @@ def comparisons(lengths: int, energy: bool, score: bool) -> int:
 def correction(comparisons: int) -> str:
     """How the intervals allow for their number, in a sentence."""
     return (
-        f"{comparisons} comparisons: a REGRESSION must exclude no change at {level(comparisons):.2%} confidence "
+        f"{comparisons} comparisons: a REGRESSION must exclude no change at {100 * level(comparisons):.2f} % confidence "
         "(Bonferroni), which holds the chance that equal bundles give one anywhere to about 1 %"
     )
 
@@ -62,8 +62,8 @@ def resolvable(tolerance: Tolerance, noise: float, comparisons: int, device: str
     seen = math.expm1(paired.half_width(noise, MOST, level(comparisons)))
     if seen > tolerance.relative:
         raise InputError(
-            f"device {device}: latency_s is to be held to {tolerance.relative:.1%}, but by its calibration "
-            f"{MOST} pairs resolve no less than {seen:.1%} there; find out what disturbs it (edgekit devices doctor), "
+            f"device {device}: latency_s is to be held to {100 * tolerance.relative:.1f} %, but by its calibration "
+            f"{MOST} pairs resolve no less than {100 * seen:.1f} % there; find out what disturbs it (edgekit devices doctor), "
             "calibrate again when it is quiet (edgekit devices calibrate), or raise gate.latency_s in the baseline's "
             "recipe"
         )
@@ -272,14 +272,16 @@ def _reason(
     """The figures in a sentence."""
 
     def write(value: float) -> str:
-        return f"{value:+.4f}" if metric == "score" else f"{value:+.1%}"
+        return f"{value:+.4f}" if metric == "score" else f"{100 * value:+.1f} %"
 
     said = write(change) + (f" ({write(interval.low)} to {write(interval.high)})" if interval else "")
     said += f" in {pairs} pairs" if pairs else ""
     limit = f"the floor of {write(-floor if metric == 'score' else floor)} ({source})"
     match answer:
         case "REGRESSION":
-            return f"{said}: worse than {limit}" + (f", and no chance at {level:.2%} confidence" if interval else "")
+            return f"{said}: worse than {limit}" + (
+                f", and no chance at {100 * level:.2f} % confidence" if interval else ""
+            )
         case "PASS":
             return f"{said}: within {limit}"
         case _ if metric == "score":
@@ -322,7 +324,9 @@ def _within(
         return ("PASS" if kept else "REGRESSION"), f"{observed:.4f}, {'not ' if kept else ''}below {limit:.4f}"
     upper = interval.high if interval is not None else observed
     if upper <= limit:
-        return "PASS", f"{1 - upper / limit:.1%} below the limit" + (" at its upper bound" if interval else "")
+        return "PASS", f"{100 * (1 - upper / limit):.1f} % below the limit" + (
+            " at its upper bound" if interval else ""
+        )
     if observed <= limit:
-        return "INCONCLUSIVE", f"{1 - observed / limit:.1%} below the limit, but its upper bound is above it"
-    return "REGRESSION", f"{observed / limit - 1:.1%} above the limit"
+        return "INCONCLUSIVE", f"{100 * (1 - observed / limit):.1f} % below the limit, but its upper bound is above it"
+    return "REGRESSION", f"{100 * (observed / limit - 1):.1f} % above the limit"

@@ -64,15 +64,3 @@ def board(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Board]:
     """The ARM64 board, booted once for all tests: leave nothing on it."""
     with _or_skip(), lab.board(tmp_path_factory.mktemp("lab")) as device:
         yield device
-
-
-@pytest.fixture(scope="session")
-def _kits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runners")
-
-
-@pytest.fixture
-def kits(_kits: Path, edgekit_home: Path) -> None:
-    """Runner kits are compiled once for all tests that only use them; each kit is named by what went into it."""
-    (edgekit_home / "cache" / "edgekit").mkdir(parents=True)
-    (edgekit_home / "cache" / "edgekit" / "runners").symlink_to(_kits)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from edgekit import bundle
 from edgekit.bundle import MANIFEST, Manifest
@@ -68,20 +68,14 @@ def bigger(source: Path, out: Path, count: int) -> Path:
     return signed(folder)
 
 
-def less_accurate(source: Path, out: Path, spread: float) -> Path:
-    """Every float weight off by a normal error of so many of its own deviations, and quantized ones by as much."""
+def wrong(source: Path, out: Path) -> Path:
+    """Its outputs with the other sign, so that it prefers what it should like least."""
     folder = copy(source, out)
     path = folder / "onnx" / "model.onnx"
     model: Any = onnx.load(str(path))
-    rng = np.random.default_rng(0)
-    for tensor in model.graph.initializer:
-        if tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8) or len(tensor.dims) != 2:
-            continue
-        array = numpy_helper.to_array(tensor)
-        wrong = array + rng.normal(0, spread * array.std(), array.shape)
-        if array.dtype != np.float32:
-            limits = np.iinfo(array.dtype)
-            wrong = np.clip(np.rint(wrong), limits.min, limits.max)
-        tensor.CopyFrom(numpy_helper.from_array(wrong.astype(array.dtype), tensor.name))
+    (output,) = [one.name for one in model.graph.output]
+    for node in model.graph.node:
+        node.output[:] = [f"{name}_right" if name == output else name for name in node.output]
+    model.graph.node.append(helper.make_node("Neg", [f"{output}_right"], [output]))
     onnx.save(model, str(path))
     return signed(folder)

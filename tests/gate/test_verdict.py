@@ -275,7 +275,7 @@ def test_a_tolerance_below_what_the_device_resolves_is_refused() -> None:
     """A deviation of 8 % leaves exp(t * 8 % / sqrt(15)) - 1 of 15 pairs, with t of the 8 degrees that trimming leaves
     (4.1224 at 1 - 0.01 / 3); one of 1 % far less than the tolerance."""
     judging.resolvable(Tolerance(relative=0.03), 0.01, COUNT, "pixel-8")
-    with pytest.raises(InputError, match=r"pixel-8: latency_s is to be held to 3\.0%.*no less than 8\.9%"):
+    with pytest.raises(InputError, match=r"pixel-8: latency_s is to be held to 3\.0 %.*no less than 8\.9 %"):
         judging.resolvable(Tolerance(relative=0.03), 0.08, COUNT, "pixel-8")
     assert math.expm1(4.1224 * 0.08 / math.sqrt(15)) == pytest.approx(0.089, abs=5e-4)
 
@@ -285,4 +285,4 @@ def test_the_level_allows_for_comparisons_and_looks() -> None:
     assert judging.level(10) == pytest.approx(0.999)
     assert judging.level(10, 7) == pytest.approx(1 - 0.001 * (7 / 15) ** 3)
     assert judging.comparisons(3, energy=True, score=True) == 6
-    assert "99.80%" in judging.correction(5)
+    assert "99.80 %" in judging.correction(5)
