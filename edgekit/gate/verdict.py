@@ -52,8 +52,8 @@ def comparisons(lengths: int, energy: bool, score: bool) -> int:
 def correction(comparisons: int) -> str:
     """How the intervals allow for their number, in a sentence."""
     return (
-        f"{comparisons} comparisons: a REGRESSION must exclude no change at {100 * level(comparisons):.2f} % confidence "
-        "(Bonferroni), which holds the chance that equal bundles give one anywhere to about 1 %"
+        f"{comparisons} comparisons: a REGRESSION must exclude no change at {100 * level(comparisons):.2f} % "
+        "confidence (Bonferroni), which holds the chance that equal bundles give one anywhere to about 1 %"
     )
 
 
@@ -63,9 +63,9 @@ def resolvable(tolerance: Tolerance, noise: float, comparisons: int, device: str
     if seen > tolerance.relative:
         raise InputError(
             f"device {device}: latency_s is to be held to {100 * tolerance.relative:.1f} %, but by its calibration "
-            f"{MOST} pairs resolve no less than {100 * seen:.1f} % there; find out what disturbs it (edgekit devices doctor), "
-            "calibrate again when it is quiet (edgekit devices calibrate), or raise gate.latency_s in the baseline's "
-            "recipe"
+            f"{MOST} pairs resolve no less than {100 * seen:.1f} % there; find out what disturbs it (edgekit devices "
+            "doctor), calibrate again when it is quiet (edgekit devices calibrate), or raise gate.latency_s in the "
+            "baseline's recipe"
         )
 
 
