@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.gate import drawing as d
 from edgekit.gate.drawing import BAD, INK, LINE, MUTED, ONE, PAPER, THREE, TWO, blank, few, legend, real, short, unit_of
 from edgekit.records import Artifact, Part
-from edgekit.results import Block, Check, Energy, Interval, Memory, Reading
+from edgekit.results import Check, Energy, Interval, Memory, Reading
 from edgekit.tables import size
 
 if TYPE_CHECKING:
@@ -109,25 +109,9 @@ def distribution(curves: Sequence[Curve]) -> "Figure | None":
     return figure
 
 
-def couples(blocks: Sequence[Block], length: int | None) -> list[tuple[Block, Block]]:
-    """(baseline, candidate) of each pair at `length`, in order of time: neighbours of different sides."""
-    found: list[tuple[Block, Block]] = []
-    before: Block | None = None
-    for block in blocks:
-        if block.length != length:
-            continue
-        if before is None or before.side == block.side:
-            before = block
-            continue
-        found.append((before, block) if before.side == "baseline" else (block, before))
-        before = None
-    return found
-
-
-def pairs(blocks: Sequence[Block], check: Check) -> "Figure | None":
-    """Each pair's change of latency in order of time, and what `check` made of them."""
-    times = [(a.p50_s, b.p50_s) for a, b in couples(blocks, check.length)]
-    changes = [(b / a - 1) * 100 for a, b in times if a > 0 and real(b / a)]
+def pairs(ratios: Sequence[float], check: Check) -> "Figure | None":
+    """Each pair's latency, the candidate's over the baseline's, in order of time, and what `check` made of them."""
+    changes = [(ratio - 1) * 100 for ratio in ratios if real(ratio)]
     if not changes:
         return None
     figure, (axes,) = blank(2.7)
@@ -295,7 +279,10 @@ def tradeoff(points: Sequence[Point], metric: str) -> "Figure | None":
         linewidth=1.3, label="Pareto front",
     )  # fmt: skip
     times, scores = [p.latency_s / scale for p in points], [p.score for p in points]
-    wide, tall = max(times) - min(times) or max(times) or 1, max(scores) - min(scores) or abs(max(scores)) or 1
+    wide, tall = (
+        max(times) - min(times) or max(times) / 20 or 1,
+        max(scores) - min(scores) or abs(max(scores)) / 20 or 1,
+    )
     axes.set_xlim(min(times) - 0.12 * wide, max(times) + 0.2 * wide)
     axes.set_ylim(min(scores) - 0.16 * tall, max(scores) + 0.2 * tall)
     for i, (x, y) in enumerate(zip(times, scores, strict=True)):

@@ -54,7 +54,7 @@ def _digits(value: float) -> str:
 
 
 def _scaled(*units: tuple[str, float, float]) -> Callable[[float], str]:
-    """Writes a value in the first of `units` (name, scale, least value) that it is large enough for, else in the last."""
+    """Writes a value in the first of `units` (name, scale, least value) that it is large enough for, or the last."""
 
     def write(value: float) -> str:
         name, scale, _ = next((one for one in units if value >= one[2]), units[-1])
