@@ -439,7 +439,6 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
     for name, text in (
         ("old", RECIPE),
         ("new", RECIPE.replace("max_length", "seed = 1\nmax_length").replace("= 16\n[[step]]", "= 40\n[[step]]")),
-        ("slim", RECIPE.replace("max_length", "seed = 1\nmax_length").replace("= 16\n[[step]]", "= 8\n[[step]]")),
     ):
         (tmp_path / "recipe.toml").write_text(text)
         read_, here = read(tmp_path / "recipe.toml"), target(str(tmp_path / "here.toml"))
@@ -453,10 +452,10 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
     found = over_stages("new.zip", "old", by_size)
     assert [(suspect.name, suspect.changes) for suspect in found.suspects] == [("prune", ("neurons: 16 -> 40",))]
     assert (found.over, found.count, found.exit_code, found.note) == ("stages", 3, 3, None)
-    assert [trial.what for trial in found.trials] == ["candidate", "prune", "data"]
+    assert [trial.what for trial in found.trials] == ["candidate", "prune", "rebuilt", "data"]
     assert found.broke[0].reason.endswith(f"was {size(tmp_path / 'old')}")
 
-    found = over_stages("slim", "old", by_size)
+    found = over_stages("old", "new", by_size)
     assert (found.answer, found.suspects, found.exit_code) == ("PASS", (), 0)
 
     # The recipe is not to blame where the candidate is bad and what its recipe makes is good.
@@ -471,7 +470,7 @@ def test_the_step_that_made_a_bundle_bigger(tmp_path: Path) -> None:
     assert (found.answer, found.suspects, found.exit_code) == ("REGRESSION", (), 5)
     assert found.note is not None
     assert "passes; so the recipe did not break the gate" in found.note
-    assert "no change can be named for it" in lines(found)
+    assert "no change can be named for it" in " ".join(lines(found).split())
 
     # Nor is a step where the baseline's own recipe does not make any more what it made.
     old = bundle.verify(tmp_path / "old")
