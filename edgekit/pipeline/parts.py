@@ -17,7 +17,8 @@ graph, its names and metadata, whole numbers (shapes, positions), single numbers
 and whatever these rules do not reach, such as a head without a bias in ONNX without metadata.
 
 A weight that is used twice counts once, one that the converter wrote twice counts twice: LiteRT's folds the scale of
-a norm into the linear layers behind it, which gives each round of ALBERT's one layer its own query, key and value.
+a norm into the linear layers behind it, and so all rounds of ALBERT's layer but the first have another query, key and
+value. Each signature of an int8 TFLite has its own copy of all scales and zero points.
 """
 
 import math

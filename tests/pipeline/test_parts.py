@@ -73,7 +73,7 @@ def copies(family: str, format: str, linear: Callable[[int, int], int]) -> Count
 
     LiteRT's converter folds the scale of a norm into the linear layers behind it: the second round of ALBERT has its
     own query, key and value, and DeBERTa's position keys and queries are not those of the text. torch's ONNX exporter
-    transposes a large shared matrix anew for each round.
+    transposes matrices as small as these anew for each round (larger ones when they are run).
     """
     square = linear(HIDDEN, HIDDEN) + 4 * HIDDEN
     return Counter(
