@@ -99,6 +99,7 @@ def sane(value: float) -> float:
 
 
 def finite(values: Sequence[float], above: float = -math.inf) -> list[float]:
+    """The values that can be drawn."""
     return [value for value in values if real(value) and value > above]
 
 
@@ -115,6 +116,7 @@ def short(text: str, most: int) -> str:
 
 
 def say(axes: "Axes", text: str, x: float, y: float) -> None:
+    """A few words to the right of a point."""
     axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=7.5)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit import bundle
 from edgekit.errors import InputError, printable
-from edgekit.gate import plots, sections, units
+from edgekit.gate import history, junit, markdown, plots, sections, units
 from edgekit.gate.sections import Shown
 from edgekit.records import parse
 from edgekit.results import Benched, Bundled, Failure, Modelled, RunResult, Verdict
@@ -34,8 +34,11 @@ _KINDS = (
 )
 
 
-def read(paths: Sequence[Path]) -> Shown:
-    """What the files at `paths` hold: results, verdicts, and bundles (folders or zips); `InputError` for any other."""
+def read(paths: Sequence[Path], past: str | None = None) -> Shown:
+    """What the files at `paths` hold: results, verdicts, and bundles (folders or zips), with the history at `past`.
+
+    Raises `InputError` for any other file.
+    """
     verdicts: list[Verdict] = []
     results: list[RunResult] = []
     bundles: list[Bundled] = []
@@ -57,8 +60,8 @@ def read(paths: Sequence[Path]) -> Shown:
     fresh = [result for n, result in enumerate(results) if result not in judged and result not in results[:n]]
     sources = tuple(printable(str(path)) for path in paths)
     return Shown(
-        verdicts=tuple(verdicts), results=tuple(fresh), bundles=tuple(bundles), failures=tuple(failures), history=(),
-        sources=sources,
+        verdicts=tuple(verdicts), results=tuple(fresh), bundles=tuple(bundles), failures=tuple(failures),
+        history=history.read(past) if past else (), sources=sources,
     )  # fmt: skip
 
 
@@ -72,24 +75,46 @@ def bundled(source: str, manifest: bundle.Manifest) -> Bundled:
 
 
 def write(shown: Shown, out: Path) -> None:
-    """Write the page to `out`: all of it, or, with an `InputError`, nothing."""
-    text = page(shown)
+    """Write `shown` to `out`, by its ending: `.html` a page, `.md` a comment, `.xml` JUnit; all of it or nothing.
+
+    Raises `InputError` for another ending, where there is no verdict to comment on, and where it cannot be written.
+    """
+    text = _text(shown, out)
     unfinished = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:
+        unfinished.unlink(missing_ok=True)
         raise InputError(f"--out: {out}: the report cannot be written: {error.strerror}; name another file") from None
-    finally:
-        if unfinished.is_file():
-            unfinished.unlink()
+
+
+def _text(shown: Shown, out: Path) -> str:
+    """What is to be in `out`."""
+    verdicts = shown.verdicts
+    if out.suffix in (".html", ".htm"):
+        return page(shown)
+    if out.suffix not in (".md", ".xml"):
+        raise InputError(f"--out: {out}: must end in .html (a page), .md (a comment) or .xml (JUnit)")
+    if not verdicts:
+        raise InputError(f"--out: {out}: is made of a verdict, and there is none; add what edgekit gate --json wrote")
+    if out.suffix == ".md":
+        return "\n".join(map(markdown.page, verdicts))
+    first, *others = verdicts
+    if others:
+        raise InputError(f"--out: {out}: JUnit XML is made of one verdict, and here are {len(verdicts)}; name one")
+    return junit.document(first)
 
 
 def page(shown: Shown) -> str:
     """The page as HTML. Equal records give equal text."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
+    try:
+        import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]  (the figures need it)
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise InputError(f"a report needs {error.name}: pip install 'edgekit[gate]'") from None
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,

@@ -95,6 +95,7 @@ def bundles(shown: Shown) -> Iterator[tuple[str, Bundled]]:
 
 
 def tradeoffs(groups: Sequence[Group], bundles: Sequence[tuple[str, Bundled]]) -> Iterator[Tradeoff]:
+    """The variants with a score and a latency, each device's and length's together, and those of each build's host."""
     found: dict[tuple[str, int | None, str], list[plots.Point]] = {}
     for group in groups:
         for side in group.sides:

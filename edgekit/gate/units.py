@@ -37,7 +37,7 @@ def figure(value: float | None, unit: str, signed: bool = False) -> "Markup":
     if not math.isfinite(value):
         return Markup('<span class="none">no number</span>')
     text = _WRITERS.get(unit, _score)(abs(value)).replace(" ", _SPACE)
-    sign = "−" if value < 0 and any(digit in text for digit in "123456789") else "+" if signed else ""
+    sign = "−" if value < 0 and any(digit in text for digit in "123456789") else "+" if signed and value > 0 else ""
     return Markup('<data value="{}">{}</data>').format(json.dumps(value), sign + text)
 
 

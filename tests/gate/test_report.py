@@ -15,6 +15,7 @@ import pages
 import pytest
 
 from edgekit.errors import InputError, printable
+from edgekit.gate import history
 from edgekit.gate.report import Shown, page, read, write
 from edgekit.records import Budget
 from edgekit.results import Benched, BudgetCheck, Energy, Failure, Interval, Sustained
@@ -338,10 +339,34 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     write(Shown(results=(pages.result(lengths=(32,), readings=()),)), out)
     assert out.read_text(encoding="utf-8").endswith("</html>\n")
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=r"--out: .*folder: the report cannot be written"):
-        write(Shown(), tmp_path / "folder")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "new"]
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(InputError, match=r"--out: .*folder\.html: the report cannot be written"):
+        write(Shown(), tmp_path / "folder.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.html", "new"]
+
+
+def test_the_history_is_read_with_the_results(tmp_path: Path) -> None:
+    where = tmp_path / "gates.jsonl"
+    for entry in pages.history(7):
+        history.add(str(where), entry)
+    (tmp_path / "one.json").write_text(pages.result().model_dump_json(), encoding="utf-8")
+    assert read([tmp_path / "one.json"], str(where)).history == pages.history(7)
+
+
+def test_the_ending_decides_what_is_written(tmp_path: Path) -> None:
+    shown = Shown(verdicts=(pages.verdict(),))
+    for name in ("a.md", "a.xml"):
+        write(shown, tmp_path / name)
+    assert (tmp_path / "a.md").read_text(encoding="utf-8").startswith("<!-- edgekit-gate -->\n## REGRESSION")
+    assert (tmp_path / "a.xml").read_text(encoding="utf-8").startswith("<?xml")
+    with pytest.raises(InputError, match=r"a\.pdf: must end in \.html"):
+        write(shown, tmp_path / "a.pdf")
+    for name in ("b.md", "b.xml"):
+        with pytest.raises(InputError, match="is made of a verdict, and there is none"):
+            write(Shown(results=(pages.result(),)), tmp_path / name)
+    with pytest.raises(InputError, match="here are 2"):
+        write(Shown(verdicts=(pages.verdict(), pages.nothing())), tmp_path / "b.xml")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "a.xml"]
 
 
 @pytest.fixture(scope="module")
