@@ -10,12 +10,13 @@ from typing import Any
 
 import bundles
 import lab
+import mutants
 import pytest
 import stub
 
-from edgekit import bundle, devices
+from edgekit import bundle, devices, gating
 from edgekit.bench import bench as benches
-from edgekit.bench import check
+from edgekit.bench import check, sidebyside
 from edgekit.bench.measure import Wanted
 from edgekit.bench.runner import build as runner_build
 from edgekit.records import Device, Use
@@ -129,3 +130,27 @@ def test_twenty_devices_come_in_order_and_one_lost_spoils_none(
     assert [failure.device for failure in found.failures] == ["phone-07"]
     assert found.failures[0].exit_code == 4
     assert len(list((tmp_path / "results").iterdir())) == 19
+
+
+def test_a_gate_on_a_phone_and_a_server_at_once(
+    adbd: Phones, sshd: lab.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each measures both bundles in pairs and finds the bigger one; nothing is left running."""
+    for name, value in (("BLOCK_S", 0.05), ("WARMUP_S", 0.02)):
+        monkeypatch.setattr(sidebyside, name, value)
+    good = bundles.make(tmp_path / "made", formats=("onnx",))[0]
+    bigger = mutants.bigger(good, tmp_path / "bigger", 20_000)
+    with lab.adb_server(tmp_path, lab.adb_client(36)) as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        there = adbd()
+        link = Use.model_validate({"name": "ssh", "host": sshd.host, "config": str(sshd.config)})
+        box = devices.find("host").model_copy(update={"name": "box", "link": link})
+        found = gating.gate(bigger, good, [phone(server.connect(there)), box], Wanted(lengths=(32,)))
+        assert found.failures == ()
+        assert found.answer == "REGRESSION"
+        sizes = {check.device: check.answer for check in found.checks if check.metric == "size_bytes"}
+        assert sizes == {"box": "REGRESSION", "phone": "REGRESSION"}
+        pairs = {check.device: check.pairs for check in found.checks if check.metric == "latency_s"}
+        assert set(pairs) == set(sizes) and all(count in range(7, 16) for count in pairs.values())
+        assert there.processes() == [] and sshd.processes() == []
