@@ -13,7 +13,7 @@ cannot be told apart for that is reported as a range.
 
 import tempfile
 import textwrap
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,28 +153,32 @@ class _Bench:
         return answer
 
     def search(
-        self, names: Sequence[str], make: Callable[[int], AbstractContextManager[Path]], last: Answer | None = None
+        self,
+        count: int,
+        name: Callable[[int], str],
+        make: Callable[[int], AbstractContextManager[Path]],
+        last: Answer | None = None,
     ) -> Found:
         """`first_bad` of the bundles that `make(i)` builds; `last` is the last one's answer where that is known."""
         answers: dict[int, Answer | None] = {}
 
         def judge(i: int) -> Answer | None:
-            if last and i == len(names) - 1:
+            if last and i == count - 1:
                 answers[i] = last
                 return last
             good = max((k for k, answer in answers.items() if answer == "PASS"), default=-1)
-            bad = min((k for k, answer in answers.items() if answer == "REGRESSION"), default=len(names))
-            say(f"bisect: try {names[i]}; {bad - good - 1} to search")
+            bad = min((k for k, answer in answers.items() if answer == "REGRESSION"), default=count)
+            say(f"bisect: try {name(i)}; {bad - good - 1} to search")
             try:
                 with make(i) as path:
-                    answers[i] = self.gated(names[i], path)
+                    answers[i] = self.gated(name(i), path)
             except EdgekitError as error:
                 answers[i] = None
-                self.trials.append(Trial(what=names[i], answer=None, reason=printable(str(error)), broke=()))
-                say(f"bisect: {names[i]}: passed over: {error}")
+                self.trials.append(Trial(what=name(i), answer=None, reason=printable(str(error)), broke=()))
+                say(f"bisect: {name(i)}: passed over: {error}")
             return answers[i]
 
-        return first_bad(len(names), judge)
+        return first_bad(count, judge)
 
     def broke(self, what: str) -> tuple[Check, ...]:
         """The checks that the thing of this name did not pass."""
@@ -191,41 +195,44 @@ def _read(verdict: Verdict) -> tuple[Answer, str | None, tuple[Check, ...]]:
 
 
 def _over_commits(candidate: str, baseline: str, gate: Gate, recipe: Path | None, target: str, store: Path) -> Bisected:
-    between = [commits.describe(commit) for commit in commits.commits_between(baseline, candidate)]
-    names = [f"{commit.hash[:12]} {commit.subject}" for commit in between]
-    found = None
+    between = commits.commits_between(baseline, candidate)
+    found, last = None, len(between) - 1
+
+    def name(i: int) -> str:
+        return f"{between[i][:12]} {commits.describe(between[i]).subject}"
 
     def made(commit: str) -> AbstractContextManager[Path]:
         return commits.bundle_at(commits.SCHEME + commit, recipe, target, store)
 
     with made(commits.resolve(baseline)) as good:
         bench = _Bench(gate, good)
-        say(f"bisect: first the candidate, {names[-1]}")
-        with made(between[-1].hash) as path:
-            answer = bench.gated(names[-1], path)
+        say(f"bisect: first the candidate, {name(last)}")
+        with made(between[last]) as path:
+            answer = bench.gated(name(last), path)
         if answer == "REGRESSION":
-            found = bench.search(names, lambda i: made(between[i].hash), answer)
+            found = bench.search(len(between), name, lambda i: made(between[i]), answer)
     suspects = found.suspects if found else ()
     return Bisected(
         candidate=candidate, baseline=baseline, over="commits", count=len(between), answer=answer,
-        suspects=tuple(
-            Suspect(name=between[i].hash, what=f"{between[i].subject} ({between[i].authored})") for i in suspects
-        ),
-        broke=bench.broke(names[suspects[-1]]) if suspects else (),
+        suspects=tuple(_suspect(commits.describe(between[i])) for i in suspects),
+        broke=bench.broke(name(suspects[-1])) if suspects else (),
         note=None, trials=tuple(bench.trials),
     )  # fmt: skip
+
+
+def _suspect(commit: commits.Commit) -> Suspect:
+    return Suspect(name=commit.hash, what=f"{commit.subject} ({commit.authored})")
 
 
 def _over_stages(candidate: Path, baseline: Path, gate: Gate, store: Path, base: Path) -> Bisected:
     new, old = bundle.verify(candidate), bundle.verify(baseline)
     row = splices(old, new)
-    names = [splice.suspect.name for splice in row]
     bench = _Bench(gate, baseline)
     answer = bench.gated("candidate", candidate)
     suspects: tuple[Suspect, ...] = ()
     broke, note = bench.broke("candidate"), None
     if answer == "REGRESSION":
-        found = bench.search(names, lambda i: _built(row[i], store, base))
+        found = bench.search(len(row), lambda i: row[i].suspect.name, lambda i: _built(row[i], store, base))
         suspects = tuple(row[i].suspect for i in found.suspects)
         if found.suspects == (0,):
             with _built(row[0], store, base) as path:  # the store has it now

@@ -122,7 +122,7 @@ def bundle_at(source: str, recipe: Path | None, target: str, store: Path) -> Gen
     with tempfile.TemporaryDirectory(prefix="edgekit-bundle-") as temporary:
         out = Path(temporary, "bundle")
         with _checked_out(commit) as tree:
-            say(f"{source}: build {commit[:12]} for {target}")
+            say(f"build the bundle of commit {commit[:12]} for {target}")
             _build(source, commit, tree, recipe, target, store, out)
         yield out
 
