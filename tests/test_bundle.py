@@ -467,9 +467,12 @@ def test_accept_on_a_full_disk_keeps_the_old_one(folder: Path, newer: Path, tmp_
 
 
 def python(code: str, *args: Path) -> subprocess.Popen[str]:
+    """A Python that has its temporary files, some of which a kill leaves, above the folder of the first path."""
+    temporary = args[0].parent.parent / "temporary"
+    temporary.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(temporary)},
     )  # fmt: skip
 
 
