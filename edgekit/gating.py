@@ -19,8 +19,9 @@ from edgekit.bundle import Manifest
 from edgekit.errors import EdgekitError, InputError
 from edgekit.gate import history as histories
 from edgekit.gate import verdict
+from edgekit.gate.report import bundled
 from edgekit.records import Device, Gate, parse
-from edgekit.results import Block, Bundled, Calibration, Check, Entry, Failure, Modelled, SideBySide, Verdict
+from edgekit.results import Block, Calibration, Check, Entry, Failure, SideBySide, Verdict
 
 
 def gate(
@@ -129,15 +130,6 @@ def accept(candidate: Path, baseline: str, history: str) -> Manifest:
 def exit_code(found: Verdict) -> int:
     """0 PASS, 3 REGRESSION, 4 or 2 INFRA_ERROR, 5 INCONCLUSIVE."""
     return verdict.exit_code(found)
-
-
-def bundled(source: str, manifest: Manifest) -> Bundled:
-    """A bundle as a verdict and a report name it."""
-    sizes = {file.path: file.bytes for file in manifest.files}
-    return Bundled(
-        name=manifest.name, digest=manifest.digest, source=source, recipe=manifest.recipe, stages=manifest.stages,
-        models=tuple(Modelled(path=m.path, bytes=sizes[m.path], parts=m.parts) for m in manifest.models),
-    )  # fmt: skip
 
 
 def _same_task(old: Manifest, new: Manifest, candidate: str, baseline: str) -> None:
