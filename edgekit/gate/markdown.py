@@ -37,7 +37,8 @@ def page(found: Verdict) -> str:
 def _body(found: Verdict, checks: list[Check]) -> list[str]:
     lines: list[str] = []
     if checks:
-        lines += ["| device | check | baseline | candidate | change | 95 % interval | floor or limit | answer |"]
+        interval = _interval(checks)
+        lines += [f"| device | check | baseline | candidate | change | {interval} | floor or limit | answer |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|---|"]
     for check in checks:
         answer = check.answer if check.answer == "PASS" else f"**{check.answer}**"
@@ -56,6 +57,12 @@ def _body(found: Verdict, checks: list[Check]) -> list[str]:
     lines += [f"- **FAILED** {_text(one.device)}: {_text(one.message)}" for one in found.failures]
     lines += [f"- left out: {_text(one)}" for one in found.left_out]
     return [*lines, ""]
+
+
+def _interval(checks: list[Check]) -> str:
+    """The heading of the intervals: with their level where that is one."""
+    levels = {check.interval.level for check in checks if check.interval}
+    return f"{100 * levels.pop():g} % interval" if len(levels) == 1 else "interval"
 
 
 def _details(found: Verdict) -> list[str]:

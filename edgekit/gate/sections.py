@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgekit.errors import printable
 from edgekit.gate import drawing, plots, units
 from edgekit.records import Part, Record
-from edgekit.results import Block, Bundled, Check, Entry, Failure, RunResult, SideBySide, Verdict
+from edgekit.results import Answer, Block, Bundled, Check, Entry, Failure, RunResult, SideBySide, Verdict
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -62,6 +62,7 @@ class Tradeoff(NamedTuple):
     points: list[plots.Point]
 
 
+_BADNESS: tuple[Answer, ...] = ("PASS", "INCONCLUSIVE", "INFRA_ERROR", "REGRESSION")
 _Draft = tuple[str, int | None, "Figure | None", str]
 """A figure to be drawn: title, length in tokens, figure, and what it shows in words."""
 
@@ -261,12 +262,12 @@ def _parts(shown: Shown, bundles: Sequence[tuple[str, Bundled]]) -> Iterator[_Dr
 def _trend(shown: Shown, series: "Sequence[trends.Series]") -> Iterator[_Draft]:
     for one in series:
         key = (one.device, one.metric, one.length)
-        said = {
-            (entry.at, entry.digest): check.answer
-            for entry in shown.history
-            for check in entry.checks
-            if (check.device, check.metric, check.length) == key and entry.format == one.format
-        }
+        said: dict[tuple[str, str], Answer] = {}
+        for entry in shown.history:
+            which = (entry.at, entry.digest)
+            for check in entry.checks if (entry.bundle, entry.format) == (one.bundle, one.format) else ():
+                if (check.device, check.metric, check.length) == key:  # of a change and a budget the worse counts
+                    said[which] = max(said.get(which, check.answer), check.answer, key=_BADNESS.index)
         answers = [said.get(which) for which in zip(one.at, one.digests, strict=True)]
         accepted = [entry.at for entry in shown.history if entry.event == "accept" and entry.bundle == one.bundle]
         places = [sum(at <= when for at in one.at) for when in accepted]

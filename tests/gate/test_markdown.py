@@ -9,7 +9,7 @@ from verdicts import HOSTILE, check, hostile, mixed, verdict
 
 from edgekit.errors import printable
 from edgekit.gate.markdown import MARKER, page
-from edgekit.results import Failure
+from edgekit.results import Failure, Interval
 
 
 class Read(HTMLParser):
@@ -75,6 +75,12 @@ def test_a_comment_in_figures() -> None:
         assert words in read.text, words
     assert "within the floor" not in read.text
     assert read.tags.count("details") == read.tags.count("summary") == 3
+
+
+def test_the_heading_says_the_intervals_level() -> None:
+    levels = [check(interval=Interval(low=0.001, high=0.007, level=level)) for level in (0.99, 0.99, 0.95)]
+    assert "| 99 % interval |" in page(verdict(*levels[:2]))
+    assert "| interval |" in page(verdict(*levels))
 
 
 def test_hostile_names_are_text() -> None:
