@@ -206,7 +206,7 @@ def _energy(
     before, after = _joules(baseline), _joules(candidate)
     if before is None or after is None:
         missing = [
-            f"{name}: {side.state}, {side.reason}" if side else f"{name}: not measured"
+            f"{name}: {side.state}, {side.reason or 'but not as joules above 0'}" if side else f"{name}: not measured"
             for name, side, figures in (("baseline", baseline, before), ("candidate", candidate, after))
             if figures is None
         ]
@@ -224,8 +224,8 @@ def _energy(
 
 
 def _joules(energy: Energy | None) -> tuple[float, float] | None:
-    """Gross joules and their standard error, read from the 95 % interval."""
-    if energy is None or energy.gross_j is None or energy.gross_interval is None:
+    """Gross joules and their standard error, read from the 95 % interval; `None` where they are not above 0, too."""
+    if energy is None or energy.gross_j is None or energy.gross_interval is None or not energy.gross_j > 0:
         return None
     return energy.gross_j, (energy.gross_interval.high - energy.gross_interval.low) / 2 / NormalDist().inv_cdf(0.975)
 
@@ -280,7 +280,7 @@ def _reason(
     match answer:
         case "REGRESSION":
             return f"{said}: worse than {limit}" + (
-                f", and no chance at {100 * level:.2f} % confidence" if interval else ""
+                f", and not by chance at {100 * level:.5g} % confidence" if interval else ""
             )
         case "PASS":
             return f"{said}: within {limit}"

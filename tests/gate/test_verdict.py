@@ -175,6 +175,13 @@ def test_energy_that_was_asked_for_and_not_measured_is_no_pass() -> None:
     assert found.candidate is None
 
 
+@pytest.mark.parametrize("value", [0.0, -0.1])
+def test_a_meter_that_gives_no_joules_is_no_pass(value: float) -> None:
+    found = judged(pair(baseline={"energy": joules(0.1)}, energy=joules(value)))["change energy_j"]
+    assert found.answer == "INCONCLUSIVE"
+    assert "candidate: measured, but not as joules above 0" in found.reason
+
+
 def test_the_errors_of_two_energies_add_up() -> None:
     """10 % each way of either: sqrt(2) times 10 % of the ratio, scaled from 95 to 99 %."""
     found = judged(pair(baseline={"energy": joules(0.1, 0.01)}, energy=joules(0.1, 0.01)))["change energy_j"]
