@@ -38,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def brief(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base: Path) -> None:
     """Short blocks: the models here take microseconds, and what is looked for is large."""
-    monkeypatch.setattr(sidebyside, "BLOCK_S", 0.05)
+    monkeypatch.setattr(sidebyside, "TURNS", 2)
     monkeypatch.setattr(sidebyside, "WARMUP_S", 0.02)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data-home"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))

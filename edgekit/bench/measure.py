@@ -170,7 +170,7 @@ def right(device: Device, placed: Placed, expected: Mapping[int | None, Sequence
 
 def _latency(device: Device, placed: Placed, length: int | None, seconds: float) -> Latency:
     say(device, "timing" if length is None else f"timing {length} tokens")
-    return placed.latency(length, seconds, _WARMUP_S, _LEAST_REPEATS)[1]
+    return figures.latency(placed.timing(length, seconds, _WARMUP_S, _LEAST_REPEATS), length)
 
 
 def peak(device: Device, placed: Placed, limit_bytes: int | None = None) -> tuple[Run, Memory]:

