@@ -4,7 +4,7 @@
     slower   20 gates against the same model with products added that cost 5 %: how many find it?
     busy     10 of each, with a busy loop on another core
 
-The added cost is found first, call by call in one process, and stands in the result. ONNX at 128 tokens, no score: a
+The added cost is found first, in many pairs, and stands in the result. ONNX at 128 tokens, no score: a
 gate takes half a minute, all of it 45 minutes. Each gate's answer is written to gate_host.json at once, and a run that
 was stopped goes on where it was.
 """
@@ -15,7 +15,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -26,49 +25,43 @@ sys.path.insert(0, str(HERE.parent / "tests" / "gate"))
 
 import mutants  # noqa: E402
 
-from edgekit import bundle, devices, gating, infer, paired  # noqa: E402
-from edgekit.bench import check  # noqa: E402
-from edgekit.bench.measure import Wanted  # noqa: E402
+from edgekit import bundle, devices, gating, paired  # noqa: E402
+from edgekit.bench import check, sidebyside  # noqa: E402
+from edgekit.bench.measure import Wanted, prepared  # noqa: E402
+from edgekit.bench.placed import Placed, place  # noqa: E402
 from edgekit.pipeline.bundle import host  # noqa: E402
 
 COUNTS = {"equal": 40, "slower": 20, "busy equal": 10, "busy slower": 10}
 LENGTH = 128
 WANTED = Wanted(format="onnx", lengths=(LENGTH,))
-CALLS = 1500
+PAIRS = 30
 
 
 def cost(a: Path, b: Path) -> tuple[float, float, float]:
-    """How much slower b is than a, and the 95 % interval: both in this process, one call of each by turns, so that
-    whatever disturbs the machine for longer than a call disturbs both."""
-    sides = []
-    for path in (a, b):
-        subject = check.subject(path, path, bundle.verify(path), "onnx", (LENGTH,))
-        sides.append((infer.open_model(subject.file, 1), subject.timed(LENGTH)))
-    ratios: list[float] = []
-    for call in range(CALLS + 50):
-        seconds = [0.0, 0.0]
-        for side in (0, 1) if call % 2 else (1, 0):
-            session, feed = sides[side]
-            began = time.perf_counter()
-            session(feed)
-            seconds[side] = time.perf_counter() - began
-        if call >= 50:
-            ratios.append(math.log(seconds[1] / seconds[0]))
+    """How much slower b is than a, and the 95 % interval, in many pairs of fresh processes, as a gate sees it."""
+    device = devices.find("host")
+    with prepared(device, None) as (transport, desk, facts):
+        placed: dict[sidebyside.Name, Placed] = {}
+        for name, path in (("baseline", a), ("candidate", b)):
+            subject = check.subject(path, path, bundle.verify(path), "onnx", (LENGTH,))
+            placed[name] = place(device, transport, desk, subject, facts, None, name)
+        blocks, _ = sidebyside.in_turns(placed, (LENGTH,), lambda blocks: len(blocks) >= 2 * PAIRS)
+    ratios = paired.log_ratios(blocks)
     interval = paired.interval(ratios)
     return math.expm1(paired.trimmed_mean(ratios)), math.expm1(interval.low), math.expm1(interval.high)
 
 
 def ballast(source: Path, folder: Path, found: dict[str, Any], save: Callable[[], None]) -> Path:
     """The bundle that is 5 % slower; how many rows that takes is kept."""
-    rows = found.get("rows", 90)
+    rows = found.get("rows", 400)
     for attempt in range(6):
         out = mutants.slower(source, folder / f"slower-{attempt}", rows)
         if "slower by" in found:
             return out
         slower, low, high = cost(source, out)
         print(f"{rows} rows: {slower:+.2%} ({low:+.2%} to {high:+.2%})", flush=True)
-        if abs(slower - 0.05) < 0.003:
-            found.update({"rows": rows, "slower by": slower, "interval": [low, high], "calls": CALLS})
+        if abs(slower - 0.05) < 0.005:
+            found.update({"rows": rows, "slower by": slower, "interval": [low, high], "pairs": PAIRS})
             save()
             return out
         rows = round(rows * min(max(0.05 / slower, 0.5), 2.0)) if slower > 0 else 2 * rows

@@ -21,6 +21,7 @@ from typing import Literal
 
 from edgekit import bundle, commits, tables
 from edgekit.errors import EdgekitError, InputError, printable
+from edgekit.gate.verdict import overall
 from edgekit.progress import say
 from edgekit.recipe import Recipe
 from edgekit.records import Record, parse
@@ -186,12 +187,23 @@ class _Bench:
 
 
 def _read(verdict: Verdict) -> tuple[Answer, str | None, tuple[Check, ...]]:
-    """The answer, why it is neither good nor bad where that is so, and the checks that were not passed."""
-    checks = tuple(check for check in verdict.checks if check.answer == verdict.answer)
-    if verdict.answer in ("PASS", "REGRESSION"):
-        return verdict.answer, None, checks if verdict.answer == "REGRESSION" else ()
-    why = [check.reason for check in checks] + [f"{one.device}: {one.message}" for one in verdict.failures]
-    return verdict.answer, printable("; ".join(why)), ()
+    """The answer, why it is neither good nor bad where that is so, and the checks that were not passed.
+
+    A budget that the baseline does not keep either is nothing that a change since then broke, and does not count.
+    """
+    spoilt = {
+        (found.baseline.device, one.budget.metric)
+        for found in verdict.measured
+        for one in found.baseline.budgets
+        if one.kept is not True
+    }
+    checks = tuple(one for one in verdict.checks if one.rule == "change" or (one.device, one.metric) not in spoilt)
+    answer = overall(checks, verdict.failures)
+    at_fault = tuple(check for check in checks if check.answer == answer)
+    if answer in ("PASS", "REGRESSION"):
+        return answer, None, at_fault if answer == "REGRESSION" else ()
+    why = [check.reason for check in at_fault] + [f"{one.device}: {one.message}" for one in verdict.failures]
+    return answer, printable("; ".join(why)), ()
 
 
 def _over_commits(candidate: str, baseline: str, gate: Gate, recipe: Path | None, target: str, store: Path) -> Bisected:

@@ -57,7 +57,7 @@ _MEASURING = (
     click.option(
         "--base", type=click.Path(path_type=Path), default=Path(), help="Where paths in the recipe's data start."
     ),
-    click.option("--energy", is_flag=True, help="Compare joules per inference, too; takes 14 minutes."),
+    click.option("--energy", is_flag=True, help="Joules per inference, one bundle after the other; 14 minutes."),
     click.option("--runner", type=click.Choice(["native", "python"]), help="What runs the models."),
     click.option("--adb", type=click.Path(path_type=Path, dir_okay=False), help="The adb program to use."),
     click.option("--recipe", type=click.Path(path_type=Path), help="Of git:REF; as `edgekit build RECIPE`."),
@@ -211,6 +211,7 @@ def bench(
 @click.argument("candidate", type=click.Path(path_type=Path))
 @_BASELINE
 @_side_by_side
+@click.option("--target", help="Of git:REF; as `edgekit build --target`.  [default: the candidate's]")
 @click.option("--accept", is_flag=True, help="Make CANDIDATE the baseline; measures nothing.")
 @click.option(
     "--history", metavar="WHERE", envvar="EDGEKIT_HISTORY",
@@ -222,13 +223,15 @@ def bench(
 )  # fmt: skip
 @_JSON
 def gate(
-    candidate: Path, baseline: str, accept: bool, history: str | None, out: Path, as_json: bool, **asked: Any
-) -> None:
+    candidate: Path, baseline: str, target: str | None, accept: bool, history: str | None, out: Path, as_json: bool,
+    **asked: Any,
+) -> None:  # fmt: skip
     """Is CANDIDATE worse than the baseline? Measures both in turns on each device.
 
     Exit code 0 is PASS, 3 REGRESSION, 5 INCONCLUSIVE, 4 a device that failed (only this one is worth a retry).
     """
     from edgekit import gating, tables
+    from edgekit.gate import verdict
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     where = history or str(out / "history.db")
@@ -238,9 +241,9 @@ def gate(
         _print(accepted if as_json else f"{baseline}: is now {candidate}, {manifest.digest[:12]}")
         return
     devices, wanted, recipe, store = _measuring(**asked)
-    found = gating.run(candidate, baseline, devices, wanted, out, where, recipe, store)
+    found = gating.run(candidate, baseline, devices, wanted, out, where, recipe, target, store)
     _print(found.model_dump(mode="json") if as_json else tables.coloured(tables.verdict(found)))
-    sys.exit(gating.exit_code(found))
+    sys.exit(verdict.exit_code(found))
 
 
 @cli.command()
@@ -284,9 +287,7 @@ def report(results: tuple[Path, ...], outs: tuple[Path, ...], history: str | Non
     """Show RESULTS (files that bench and gate wrote, and bundles) as a page that needs no network."""
     from edgekit.gate import report as reports
 
-    shown = reports.read(results, history)
-    for out in outs:
-        reports.write(shown, out)
+    reports.write(reports.read(results, history), outs)
     _print({"written": [str(out) for out in outs]} if as_json else "\n".join(f"{out}: written" for out in outs))
 
 

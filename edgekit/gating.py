@@ -15,8 +15,8 @@ from edgekit.bench import calibrate, check, evaluation
 from edgekit.bench.bench import distinct, each, plain, writable, write
 from edgekit.bench.measure import Wanted
 from edgekit.bench.sidebyside import Name, Side, side_by_side
-from edgekit.bundle import Manifest
-from edgekit.errors import EdgekitError, InputError
+from edgekit.bundle import Manifest, ModelFile
+from edgekit.errors import EdgekitError, InputError, NotGoodEnough
 from edgekit.gate import history as histories
 from edgekit.gate import verdict
 from edgekit.gate.report import bundled
@@ -32,8 +32,8 @@ def gate(
     for people, where the paths are not.
 
     The tolerances are those of the baseline's recipe, the budgets those of the device's record. A device that fails is
-    a failure in the verdict, and does not spoil the others. Raises `InputError` before any device is touched for
-    bundles that cannot be compared, and for a tolerance that a device cannot resolve by its calibration.
+    a failure in the verdict, and does not spoil the others; one that cannot resolve the tolerance by its calibration
+    is one of those. Raises `InputError` before any device is touched for bundles that cannot be compared.
     """
     began, clock = datetime.now(UTC), time.monotonic()
     distinct(devices)
@@ -56,21 +56,20 @@ def gate(
             scored = evaluation.read(subject, wanted.base, old) if wanted.score else None
             sides[name] = Side(subject, check.reference(subject, threads=1), scored)
         tolerances = parse(Gate, old.recipe.get("gate", {}), f"{baseline}: manifest.json: recipe: gate")
-        count = verdict.comparisons(len(lengths) or 1, wanted.energy, wanted.score) * len(devices)
-        noise = {device.name: _calibration(device) for device in devices}
-        for device in devices:
-            if calibrated := noise[device.name]:
-                verdict.resolvable(tolerances.latency_s, calibrated.noise, count, device.name)
+        each_device = verdict.comparisons(len(lengths) or 1, wanted.energy, wanted.score)
+        count = each_device * len(devices)
 
         def one(device: Device) -> tuple[SideBySide | None, tuple[Check, ...], Failure | None]:
-            calibrated = noise[device.name]
-            spread = calibrated.noise if calibrated else None
-
-            def settled(blocks: Sequence[Block]) -> bool:
-                return verdict.settled(blocks, tolerances, spread, count)
-
             found = None
             try:
+                calibrated = _calibration(device)
+                spread = calibrated.noise if calibrated else None
+                if spread is not None:
+                    verdict.resolvable(tolerances.latency_s, spread, each_device, device.name)
+
+                def settled(blocks: Sequence[Block]) -> bool:
+                    return verdict.settled(blocks, tolerances, spread, count, device.budgets)
+
                 found = side_by_side(device, sides, wanted, settled)
                 if calibrated and calibrated.facts.model != found.candidate.facts.model:
                     raise InputError(
@@ -86,28 +85,43 @@ def gate(
         checks = tuple(check for _, found, _ in done for check in found)
         failures = tuple(failure for _, _, failure in done if failure)
         return Verdict(
-            edgekit=__version__, answer=verdict.overall(checks, failures),
-            candidate=bundled(names[0], opened["candidate"][2]), baseline=bundled(names[1], old), checks=checks,
-            left_out=_left_out(wanted), correction=verdict.correction(count), tolerances=tolerances,
-            measured=tuple(found for found, _, _ in done if found), failures=failures,
+            edgekit=__version__, answer=verdict.overall(checks, failures), checks=checks, failures=failures,
+            candidate=bundled(names[0], opened["candidate"][2]), baseline=bundled(names[1], old),
+            left_out=_left_out(wanted, lengths, opened["candidate"][2], model),
+            correction=verdict.correction(count), tolerances=tolerances,
+            measured=tuple(found for found, _, _ in done if found),
             began=began.isoformat(timespec="seconds"), seconds=round(time.monotonic() - clock, 3),
         )  # fmt: skip
 
 
 def run(
     candidate: Path, baseline: str, devices: Sequence[Device], wanted: Wanted, out: Path, history: str,
-    recipe: Path | None, store: Path,
+    recipe: Path | None, target: str | None, store: Path,
 ) -> Verdict:  # fmt: skip
-    """`gate` for the command line: the baseline may be `git:REF`, the verdict is written to `out`/gate-NAME.json, and
-    the history gets a line."""
+    """`gate` for the command line: the baseline may be `git:REF`, the verdict is written to
+    `out`/gate-NAME-FORMAT.json, and the history gets a line. Once there is a verdict, it is given, even where one of
+    the two cannot be written: that is said on stderr."""
+    if commits.is_commit(str(candidate)):
+        raise InputError(f"gate: {candidate}: only the baseline may be a commit; build the candidate first")
     writable(out)
     histories.ready(history)
     with bundle.opened(candidate) as (_, manifest):
-        target = manifest.target.name
-    with commits.bundle_at(baseline, recipe, target, store) as path:
+        target = target or manifest.target.name
+    with ExitStack() as stack:
+        try:
+            path = stack.enter_context(commits.bundle_at(baseline, recipe, target, store))
+        except NotGoodEnough as error:  # of the baseline's build: that says nothing of the candidate
+            raise InputError(f"the baseline cannot be built: {error}") from None
         found = gate(candidate, path, devices, wanted, (str(candidate), baseline))
-    write(found, out / f"gate-{plain(found.candidate.name)}.json")
-    histories.add(history, histories.entry(found))
+    entry = histories.entry(found)
+    for keep in (
+        lambda: write(found, out / f"gate-{plain(found.candidate.name)}-{entry.format or 'none'}.json"),
+        lambda: histories.add(history, entry),
+    ):
+        try:
+            keep()
+        except InputError as error:
+            progress.say(f"gate: {error}")
     return found
 
 
@@ -115,21 +129,20 @@ def accept(candidate: Path, baseline: str, history: str) -> Manifest:
     """Make the bundle at `candidate` the baseline at that path, and note it in the history."""
     histories.ready(history)
     path = Path(baseline)
-    before = bundle.verify(path).digest if path.exists() else None
+    try:
+        before = bundle.verify(path).digest
+    except InputError:  # none there, or a spoilt one, which accept mends
+        before = None
     manifest = bundle.accept(candidate, path)
-    histories.add(
-        history,
-        Entry(
-            at=datetime.now(UTC).isoformat(timespec="seconds"), event="accept", bundle=manifest.name,
-            digest=manifest.digest, baseline_digest=before, format=None, answer=None,
-        ),
+    line = Entry(
+        at=datetime.now(UTC).isoformat(timespec="seconds"), event="accept", bundle=manifest.name,
+        digest=manifest.digest, baseline_digest=before, format=None, answer=None,
     )  # fmt: skip
+    try:
+        histories.add(history, line)
+    except InputError as error:
+        raise InputError(f"{baseline}: is now {candidate}, but the history does not say so: {error}") from None
     return manifest
-
-
-def exit_code(found: Verdict) -> int:
-    """0 PASS, 3 REGRESSION, 4 or 2 INFRA_ERROR, 5 INCONCLUSIVE."""
-    return verdict.exit_code(found)
 
 
 def _same_task(old: Manifest, new: Manifest, candidate: str, baseline: str) -> None:
@@ -153,13 +166,23 @@ def _calibration(device: Device) -> Calibration | None:
         return None
     try:
         return Calibration.model_validate_json(path.read_bytes())
-    except ValueError:
+    except (OSError, ValueError):
         raise InputError(f"{path}: is no calibration of this edgekit; calibrate again, or remove it") from None
 
 
-def _left_out(wanted: Wanted) -> tuple[str, ...]:
-    """The metrics that nobody asked for."""
+def _left_out(
+    wanted: Wanted, lengths: Sequence[int], candidate: Manifest, model: ModelFile
+) -> tuple[str, ...]:  # fmt: skip
+    """What the bundles have and nobody asked for."""
+    others = sorted(one.format for one in candidate.models if one.format != model.format)
+    there = {*model.lengths, *candidate.model(model.format).lengths}
+    missing = ", ".join(str(length) for length in sorted(there - set(lengths)))
     return (
         *(() if wanted.score else ("score: --no-score",)),
         *(() if wanted.energy else ("energy_j: not asked for; --energy measures it",)),
+        *(
+            (f"latency_s at {missing} tokens: not asked for; without --length, at all of the baseline's",)
+            * bool(missing)
+        ),
+        *(f"the {format} model: this is of {model.format}; --format {format} gates it" for format in others),
     )

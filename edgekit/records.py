@@ -150,7 +150,7 @@ class Budget(Record):
     """A limit that a metric must keep; `score` is a lower one, the others are upper ones."""
 
     metric: MetricName
-    limit: float
+    limit: float = Field(gt=0, allow_inf_nan=False)
     required: bool = True
 
 
@@ -159,7 +159,7 @@ class Tolerance(Record):
     the metric's unit."""
 
     relative: float = Field(default=0, ge=0, lt=1)
-    absolute: float = Field(default=0, ge=0)
+    absolute: float = Field(default=0, ge=0, allow_inf_nan=False)
 
 
 class Gate(Record):

@@ -381,11 +381,12 @@ class Calibration(Record):
     length: int | None
     pairs: int
     medians_s: tuple[float, ...]
-    """Each process's median, in the order A B B A ..."""
+    """Each block's median, in the order A B B A ..."""
     noise: float
-    """Standard deviation of the paired log-ratios of medians."""
+    """Of the paired log-ratios of medians, `edgekit.paired.deviation`: a standard deviation that outliers do not
+    pull."""
     smallest_effect: float
-    """The least relative change that this many pairs can resolve with 95 % confidence."""
+    """The least relative change that this many pairs resolve with 95 % confidence."""
     at: str
 
 

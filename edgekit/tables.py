@@ -207,9 +207,9 @@ def calibration(found: Calibration, path: Path) -> str:
     return "\n".join(
         _wrapped(
             [
-                f"{found.device}: the same model in {2 * found.pairs} processes, {found.pairs} pairs: paired medians "
-                f"differ by {found.noise:.1%} (standard deviation). The smallest change that {found.pairs} pairs can "
-                f"resolve here is {found.smallest_effect:.1%}.",
+                f"{found.device}: the same model beside itself in {found.pairs} pairs: their medians differ by "
+                f"{100 * found.noise:.1f} % (deviation, outliers winsorized). The smallest change that so many pairs "
+                f"resolve here is {100 * found.smallest_effect:.1f} %.",
                 f"Kept in {path}",
             ]
         )

@@ -19,6 +19,7 @@ from edgekit import bundle, run
 from edgekit.bench import sidebyside
 from edgekit.bundle import MANIFEST
 from edgekit.cli import cli
+from edgekit.errors import InputError
 from edgekit.gate import history
 from edgekit.results import Verdict
 
@@ -68,6 +69,13 @@ def gate(candidate: Path, baseline: Path, tmp_path: Path, *more: str, toml: str 
     return done, found
 
 
+def refused(done: Result, words: str) -> None:
+    """Ended by an `InputError`, which `edgekit.cli.main` turns into one line and exit code 2."""
+    assert isinstance(done.exception, InputError), done.exception
+    assert words in str(done.exception)
+    assert done.stdout == ""
+
+
 def answers(found: Verdict | None) -> dict[str, str]:
     assert found is not None
     return {f"{one.rule} {one.metric}": one.answer for one in found.checks}
@@ -80,14 +88,17 @@ def test_a_bundle_beside_itself_passes(base: Path, tmp_path: Path) -> None:
     assert answers(found) == {
         f"change {name}": "PASS" for name in ("latency_s", "peak_rss_bytes", "size_bytes", "score")
     }
-    assert found and found.left_out == ("energy_j: not asked for; --energy measures it",)
+    assert found and found.left_out == (
+        "energy_j: not asked for; --energy measures it",
+        "latency_s at 16 tokens: without --length, at all that the baseline has",
+    )
     (measured,) = found.measured
     assert 14 <= len(measured.blocks) <= 30
     assert sum(b.runs for b in measured.blocks if b.side == "candidate") == len(measured.candidate.latency[0].samples_s)
     assert [b.side for b in measured.blocks[:4]] == ["baseline", "candidate", "candidate", "baseline"]
     assert measured.score and measured.score.baseline == measured.score.candidate
     # written whole, and a line in the history
-    assert Verdict.model_validate_json((tmp_path / "results" / "gate-tiny.json").read_bytes()) == found
+    assert Verdict.model_validate_json((tmp_path / "results" / "gate-tiny-onnx.json").read_bytes()) == found
     (line,) = history.read(str(tmp_path / "results" / "history.db"))
     assert (line.event, line.answer, line.digest) == ("gate", "PASS", found.candidate.digest)
     assert not (tmp_path / "work" / "run").exists()
@@ -149,8 +160,7 @@ def test_an_edited_manifest_is_refused(base: Path, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"name": "tiny"', '"name": "tinier"'))
     for candidate, baseline in ((edited, base / "good"), (base / "good", edited)):
         done, _ = gate(candidate, baseline, tmp_path, "--no-score")
-        assert (done.exit_code, done.stdout) == (2, "") or "was edited after the build" in str(done.exception)
-        assert "was edited after the build" in str(done.exception)
+        refused(done, "was edited after the build")
 
 
 @pytest.mark.parametrize(
@@ -170,7 +180,7 @@ def test_a_bundle_for_other_work_is_refused(change: dict[str, Any], words: str, 
         manifest.update(change)
     bundle.write(other, bundle.Manifest.model_validate(manifest))
     done, _ = gate(other, base / "good", tmp_path, "--no-score")
-    assert words in str(done.exception)
+    refused(done, words)
 
 
 def test_a_device_that_cannot_resolve_the_tolerance_is_refused(base: Path, tmp_path: Path) -> None:
@@ -179,8 +189,9 @@ def test_a_device_that_cannot_resolve_the_tolerance_is_refused(base: Path, tmp_p
     path = tmp_path / "data-home" / "edgekit" / "calibration" / "mine.json"
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "noise": 0.2}))
-    done, _ = gate(base / "good", base / "good", tmp_path, "--no-score")
-    assert "latency_s is to be held to 3.0 %" in str(done.exception)
+    done, found = gate(base / "good", base / "good", tmp_path, "--no-score")
+    assert done.exit_code == 2
+    assert found and "latency_s is to be held to 3.0 %" in found.failures[0].message
     # the same figure of another machine is not taken for this one's
     path.write_text(json.dumps({**kept, "noise": 0.001, "facts": {**kept["facts"], "model": "Other"}}))
     done, found = gate(base / "good", base / "good", tmp_path, "--no-score")
@@ -206,6 +217,54 @@ def test_accept_makes_the_candidate_the_baseline(base: Path, tmp_path: Path) -> 
     assert json.loads(done.stdout)["digest"] == bundle.verify(bigger).digest == bundle.verify(kept).digest
     first, second = history.read(str(tmp_path / "results" / "history.db"))
     assert (first.event, first.baseline_digest, second.baseline_digest) == ("accept", None, first.digest)
+
+
+@pytest.mark.parametrize("runner", ["native", "python"])
+def test_zips_of_both_lengths_in_tflite(runner: str, tmp_path: Path) -> None:
+    good = bundles.make(tmp_path / "made")[0]
+    a, b = (bundle.pack(loose(mutants.copy(good, tmp_path / name))) for name in "ab")
+    argv = ["gate", str(b), "--baseline", str(a), "--device", device(tmp_path), "--format", "tflite", "--no-score",
+            "--runner", runner, "--out", str(tmp_path / "results"), "--json"]  # fmt: skip
+    done = CliRunner().invoke(cli, argv)
+    assert done.exit_code == 0, done.output
+    found = Verdict.model_validate_json(done.stdout)
+    assert [(one.metric, one.length) for one in found.checks] == [
+        ("latency_s", 16), ("latency_s", 32), ("peak_rss_bytes", None), ("size_bytes", None)
+    ]  # fmt: skip
+    assert "the onnx model: this is of tflite; --format onnx gates it" in found.left_out
+    assert found.measured[0].candidate.runner == runner
+    assert (tmp_path / "results" / "gate-tiny-tflite.json").is_file()
+
+
+def test_images_have_no_length(tmp_path: Path) -> None:
+    good = loose(bundles.make(tmp_path / "made", "vit", "image-classification", ("onnx",))[0])
+    argv = ["gate", str(good), "--baseline", str(good), "--device", device(tmp_path), "--no-score", "--json"]
+    done = CliRunner().invoke(cli, [*argv, "--out", str(tmp_path / "results")])
+    assert done.exit_code == 0, done.output
+    found = Verdict.model_validate_json(done.stdout)
+    assert (found.checks[0].metric, found.checks[0].length) == ("latency_s", None)
+
+
+def test_the_verdict_is_given_where_it_cannot_be_kept(base: Path, tmp_path: Path) -> None:
+    """A history that is lost while the gate runs is told on stderr; the answer stands."""
+    good = loose(mutants.copy(base / "good", tmp_path / "good"))
+    where = tmp_path / "results" / "gates.jsonl"
+    where.parent.mkdir()
+    where.touch()
+    argv = [sys.executable, "-m", "edgekit", "gate", str(good), "--baseline", str(good), "--device", device(tmp_path),
+            "--no-score", "--length", "16", "--history", str(where), "--out", str(where.parent)]  # fmt: skip
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr
+    while "timing in turns" not in (line := process.stderr.readline()):
+        assert line, "ended before it began"
+    where.unlink()
+    where.mkdir()
+    said, told = process.communicate(timeout=120)
+    assert process.returncode in (0, 3, 5), told  # tiny models: what it is does not matter here
+    assert "edgekit: gate:" not in told
+    assert "gates.jsonl" in told
+    assert "latency" in said
+    assert list(where.parent.glob("gate-*.json"))
 
 
 def test_ctrl_c_leaves_nothing(base: Path, tmp_path: Path) -> None:

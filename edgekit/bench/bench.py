@@ -103,7 +103,7 @@ def file_name(result: RunResult) -> str:
 
 def plain(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^\w.]+", "-", name).strip("-.")
+    return re.sub(r"[^\w.]+", "-", name).strip("-.")[:80]
 
 
 def writable(out: Path) -> None:

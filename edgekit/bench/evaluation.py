@@ -1,5 +1,6 @@
 """The task's whole evaluation set, to be scored on a device: read again from where the recipe says it is."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from edgekit import plugins, progress
 from edgekit.bench.check import Subject
 from edgekit.bench.figures import resamples
 from edgekit.bundle import Manifest
-from edgekit.errors import InputError
+from edgekit.errors import InputError, NotGoodEnough
 from edgekit.records import Score, Use, parse
 from edgekit.results import ScoreChange
 from edgekit.tasks import Arrays, Feature
@@ -34,12 +35,15 @@ class Evaluation:
             return self.task.score(self.params, examples, self.labels, features, outputs)
 
         score = one(self.examples, self.features, outputs)
+        if not math.isfinite(score.value):
+            raise NotGoodEnough(f"the score {score.metric} is {score.value}: the device's answers do not vary")
         with progress.bar("the score's interval"):
             return score, resamples(lambda *of: one(*of).value, self.examples, self.features, outputs)
 
 
 def read(subject: Subject, base: Path, like: Manifest | None = None) -> Evaluation:
-    """The evaluation set of the recipe that built the bundle, or the bundle `like`; relative paths start at `base`.
+    """The evaluation set of the recipe that built the bundle, or the bundle `like`, whose task then also says how it is
+    scored; relative paths start at `base`.
 
     Raises `InputError` where the data is not there (any more), or gives no rows.
     """

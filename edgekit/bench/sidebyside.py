@@ -4,9 +4,9 @@
 
 Each letter is a fresh process, which is warmed up and timed for some hundredths of a second; the median over a side's
 processes is its block, and a pair has a block of each side. Disturbances on a shared machine last for tenths of
-seconds, so turns that are shorter than those share them evenly: on a virtual machine with noisy neighbours, pairs of one
-process of 0.7 s a side spread by 9 %, pairs of eight short ones by 0.9 %. How many pairs are enough is for the caller
-to say, who looks after each one.
+seconds, so turns that are shorter than those share them evenly: on a virtual machine with noisy neighbours, pairs of
+one process of 0.7 s a side spread by 9 %, pairs of eight short ones by 0.9 %. How many pairs are enough is for the
+caller to say, who looks after each one. Energy is not in turns: its windows last minutes, the baseline's first.
 """
 
 import time
@@ -22,8 +22,9 @@ from edgekit.bench.evaluation import Evaluation
 from edgekit.bench.measure import Measured, Wanted, answers, joules, peak, prepared, result, right, say
 from edgekit.bench.placed import Placed, place
 from edgekit.bench.runner import Run
+from edgekit.errors import InputError, NotGoodEnough
 from edgekit.records import Device, Score
-from edgekit.results import Block, RunResult, SideBySide
+from edgekit.results import Block, OutputCheck, RunResult, SideBySide
 from edgekit.tasks import Arrays
 
 TURNS = 6
@@ -60,7 +61,13 @@ def side_by_side(
             for name, side in sides.items()
         }
         say(device, "checking outputs")
-        checks = {name: right(device, placed[name], side.expected) for name, side in sides.items()}
+        checks: dict[Name, tuple[OutputCheck, ...]] = {}
+        for name, side in sides.items():
+            try:
+                checks[name] = right(device, placed[name], side.expected)
+            except NotGoodEnough as error:
+                # wrong is the candidate's answer to give; a baseline that is wrong is no measure of it
+                raise (NotGoodEnough if name == "candidate" else InputError)(f"the {name}: {error}") from None
         before = conditions.wait_until_ready(device, transport, clock, placed["candidate"].cpus)
         say(device, "timing in turns")
         with conditions.watch(transport, clock) as during:

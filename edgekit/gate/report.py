@@ -74,12 +74,18 @@ def bundled(source: str, manifest: bundle.Manifest) -> Bundled:
     )  # fmt: skip
 
 
-def write(shown: Shown, out: Path) -> None:
-    """Write `shown` to `out`, by its ending: `.html` a page, `.md` a comment, `.xml` JUnit; all of it or nothing.
+def write(shown: Shown, outs: Sequence[Path]) -> None:
+    """Write `shown` to each of `outs`, by its ending: `.html` a page, `.md` a comment, `.xml` JUnit; each whole or not
+    at all.
 
-    Raises `InputError` for another ending, where there is no verdict to comment on, and where it cannot be written.
+    Raises `InputError` for another ending and where there is no verdict to comment on, before anything is written, and
+    for a file that cannot be written.
     """
-    text = _text(shown, out)
+    for out, text in [(out, _text(shown, out)) for out in outs]:
+        _place(text, out)
+
+
+def _place(text: str, out: Path) -> None:
     unfinished = out.with_name(out.name + ".part")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

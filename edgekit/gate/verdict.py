@@ -23,7 +23,7 @@ from statistics import NormalDist, median
 
 from edgekit import paired
 from edgekit.errors import InputError
-from edgekit.records import Gate, MetricName, Tolerance
+from edgekit.records import Budget, Gate, MetricName, Tolerance
 from edgekit.results import Answer, Block, BudgetCheck, Check, Energy, Failure, Interval, RunResult, SideBySide, Verdict
 
 FIRST, MOST = 7, 15
@@ -36,7 +36,8 @@ _EXCLUDED = 5 / 3
 
 def level(comparisons: int, pairs: int = MOST) -> float:
     """At which a REGRESSION must exclude 0, in one of so many comparisons, after so many pairs. Early looks are
-    stricter: the power family of spending functions (Kim and DeMets 1987) with exponent 3.
+    stricter, with the third power of their share of the pairs, in the manner of O'Brien and Fleming (1979); that this
+    holds the error of all looks together is shown by simulation.
 
     >>> level(1), round(level(5), 4), round(level(5, pairs=7), 4)
     (0.99, 0.998, 0.9998)
@@ -58,9 +59,10 @@ def correction(comparisons: int) -> str:
 
 
 def resolvable(tolerance: Tolerance, noise: float, comparisons: int, device: str) -> None:
-    """Raise `InputError` where the device's calibrated `noise` hides even from the most pairs what is to be seen."""
+    """Raise `InputError` where, by the device's calibrated `noise`, the most pairs cannot tell what PASS is to exclude
+    from no change. An absolute tolerance is not looked at: what it is worth depends on the model."""
     seen = math.expm1(paired.half_width(noise, MOST, level(comparisons)))
-    if seen > tolerance.relative:
+    if tolerance.absolute == 0 and seen > _EXCLUDED * tolerance.relative:
         raise InputError(
             f"device {device}: latency_s is to be held to {100 * tolerance.relative:.1f} %, but by its calibration "
             f"{MOST} pairs resolve no less than {100 * seen:.1f} % there; find out what disturbs it (edgekit devices "
@@ -69,12 +71,20 @@ def resolvable(tolerance: Tolerance, noise: float, comparisons: int, device: str
         )
 
 
-def settled(blocks: Sequence[Block], gate: Gate, noise: float | None, comparisons: int) -> bool:
-    """Whether the pairs so far decide each of their checks, or are as many as there may be."""
+def settled(
+    blocks: Sequence[Block], gate: Gate, noise: float | None, comparisons: int, budgets: Sequence[Budget] = ()
+) -> bool:
+    """Whether the pairs so far decide each of their checks, and the device's latency budgets, or are as many as there
+    may be."""
     pairs = len(blocks) // (2 * len({block.length for block in blocks} or {None}))
     if pairs < FIRST or pairs >= MOST:
         return pairs >= MOST
-    return all(check.answer != "INCONCLUSIVE" for check in in_pairs("", blocks, gate, noise, comparisons))
+    answers: list[Answer] = [check.answer for check in in_pairs("", blocks, gate, noise, comparisons)]
+    medians = _longest(blocks)
+    for budget in budgets:
+        if budget.metric == "latency_s" and budget.required:
+            answers.append(_within("latency_s", budget.limit, paired.trimmed_mean(medians), _at_each(medians))[0])
+    return "INCONCLUSIVE" not in answers
 
 
 def judge(measured: SideBySide, gate: Gate, noise: float | None, comparisons: int) -> tuple[Check, ...]:
@@ -155,8 +165,9 @@ def _alike(measured: SideBySide) -> None:
             f"{a.device}: pairs of length {sorted(map(str, lengths)) or 'none'}, asked for {sorted(map(str, asked))}: "
             "the result is not whole; measure again"
         )
-    if len(measured.blocks) < 2 * FIRST * len(lengths):
-        raise InputError(f"{a.device}: {len(measured.blocks)} blocks are no {FIRST} pairs; measure again")
+    for length in lengths:
+        if (count := sum(block.length == length for block in measured.blocks)) < 2 * FIRST:
+            raise InputError(f"{a.device}: {count} blocks are no {FIRST} pairs; measure again")
 
 
 def _fingerprint(result: RunResult) -> tuple[object, ...]:
@@ -255,7 +266,7 @@ def _compared(
     answer: Answer = "INCONCLUSIVE"
     if sign * change > floor and worse(level)[0] > 0:
         answer = "REGRESSION"
-    elif sign * change <= floor and (metric in ("score", "size_bytes") or worse(_EACH)[1] < _EXCLUDED * floor):
+    elif sign * change <= floor and (metric in ("score", "size_bytes") or worse(_EACH)[1] <= _EXCLUDED * floor):
         answer = "PASS"
     shown = interval(_EACH) if interval else None
     return Check(
@@ -295,8 +306,8 @@ def _budget(device: str, one: BudgetCheck, measured: SideBySide) -> Check:
     budget, candidate = one.budget, measured.candidate
     observed, interval, longest = one.observed, None, candidate.latency[-1].length
     if budget.metric == "latency_s":
-        medians = [b.p50_s for b in measured.blocks if b.side == "candidate" and b.length == longest]
-        observed, interval = paired.trimmed_mean(medians), paired.interval(medians, _EACH)
+        medians = _longest(measured.blocks)
+        observed, interval = paired.trimmed_mean(medians), _at_each(medians)
     elif budget.metric == "peak_rss_bytes":
         peaks = [float(b.peak_rss_bytes) for b in measured.blocks if b.side == "candidate"]
         observed = max([*peaks, observed or 0.0])
@@ -304,6 +315,8 @@ def _budget(device: str, one: BudgetCheck, measured: SideBySide) -> Check:
         interval = candidate.energy.gross_interval
     units = {"latency_s": "s", "energy_j": "J", "score": candidate.score.metric if candidate.score else "score"}
     answer, reason = _within(budget.metric, budget.limit, observed, interval)
+    if observed is None:
+        reason += _why(budget.metric, candidate)
     if not budget.required and answer != "PASS":
         answer, reason = "PASS", f"{reason}; the budget is not required"
     return Check(
@@ -313,12 +326,30 @@ def _budget(device: str, one: BudgetCheck, measured: SideBySide) -> Check:
     )  # fmt: skip
 
 
+def _why(metric: MetricName, candidate: RunResult) -> str:
+    """Why a budgeted metric has no figure, and what to do."""
+    if metric == "energy_j":
+        return (
+            f": {candidate.energy.state}, {candidate.energy.reason}" if candidate.energy else "; --energy measures it"
+        )
+    return "; it was left out with --no-score" if metric == "score" else ""
+
+
+def _longest(blocks: Sequence[Block]) -> list[float]:
+    """The candidate's medians at the longest length."""
+    longest = max((block.length or 0 for block in blocks), default=0)
+    return [block.p50_s for block in blocks if block.side == "candidate" and (block.length or 0) == longest]
+
+
+def _at_each(medians: Sequence[float]) -> Interval:
+    return paired.interval(medians, _EACH)
+
+
 def _within(
     metric: MetricName, limit: float, observed: float | None, interval: Interval | None
 ) -> tuple[Answer, str]:  # fmt: skip
     if observed is None:
-        how = {"energy_j": "; --energy measures it", "score": "; it was left out with --no-score"}.get(metric, "")
-        return "REGRESSION", f"not measured, and a budget that was not measured is not kept{how}"
+        return "REGRESSION", "not measured, and a budget that was not measured is not kept"
     if metric == "score":
         kept = observed >= limit
         return ("PASS" if kept else "REGRESSION"), f"{observed:.4f}, {'not ' if kept else ''}below {limit:.4f}"

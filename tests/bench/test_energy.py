@@ -2,24 +2,19 @@
 known, and the meter's own loop reads them through the local transport."""
 
 import contextlib
-import math
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import lab
 import pytest
 
-from edgekit.bench import energy, figures
+from edgekit.bench import energy
 from edgekit.bench.runner import Run
-from edgekit.bench.transports import Transport, local, ssh
-from edgekit.bench.transports import adb as link
+from edgekit.bench.transports import Transport, local
 from edgekit.errors import DeviceError, InputError
 from edgekit.records import Use
 from edgekit.results import Energy

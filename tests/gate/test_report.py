@@ -336,12 +336,12 @@ def test_what_is_not_there_and_what_is_too_large_is_refused(tmp_path: Path) -> N
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "new" / "report.html"
-    write(Shown(results=(pages.result(lengths=(32,), readings=()),)), out)
+    write(Shown(results=(pages.result(lengths=(32,), readings=()),)), [out])
     assert out.read_text(encoding="utf-8").endswith("</html>\n")
     assert [path.name for path in out.parent.iterdir()] == ["report.html"]
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(InputError, match=r"--out: .*folder\.html: the report cannot be written"):
-        write(Shown(), tmp_path / "folder.html")
+        write(Shown(), [tmp_path / "folder.html"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.html", "new"]
 
 
@@ -356,16 +356,16 @@ def test_the_history_is_read_with_the_results(tmp_path: Path) -> None:
 def test_the_ending_decides_what_is_written(tmp_path: Path) -> None:
     shown = Shown(verdicts=(pages.verdict(),))
     for name in ("a.md", "a.xml"):
-        write(shown, tmp_path / name)
+        write(shown, [tmp_path / name])
     assert (tmp_path / "a.md").read_text(encoding="utf-8").startswith("<!-- edgekit-gate -->\n## REGRESSION")
     assert (tmp_path / "a.xml").read_text(encoding="utf-8").startswith("<?xml")
     with pytest.raises(InputError, match=r"a\.pdf: must end in \.html"):
-        write(shown, tmp_path / "a.pdf")
+        write(shown, [tmp_path / "a.pdf"])
     for name in ("b.md", "b.xml"):
         with pytest.raises(InputError, match="is made of a verdict, and there is none"):
-            write(Shown(results=(pages.result(),)), tmp_path / name)
+            write(Shown(results=(pages.result(),)), [tmp_path / name])
     with pytest.raises(InputError, match="here are 2"):
-        write(Shown(verdicts=(pages.verdict(), pages.nothing())), tmp_path / "b.xml")
+        write(Shown(verdicts=(pages.verdict(), pages.nothing())), [tmp_path / "b.xml"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.md", "a.xml"]
 
 

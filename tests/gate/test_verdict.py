@@ -278,10 +278,19 @@ def test_enough_is_when_every_figure_is_decided() -> None:
     assert enough(blocks(pairs=15, noise=0.2))
 
 
+def test_a_latency_budget_that_is_open_asks_for_more_pairs() -> None:
+    of = blocks(pairs=8)
+    for limit, enough in ((0.0075, True), (0.00701, False), (0.0068, True)):
+        budgets = (Budget(metric="latency_s", limit=limit), Budget(metric="score", limit=0.5))
+        assert judging.settled(of, Gate(), None, COUNT, budgets) is enough
+        assert judging.settled(of, Gate(), None, COUNT, (budgets[0].model_copy(update={"required": False}),))
+
+
 def test_a_tolerance_below_what_the_device_resolves_is_refused() -> None:
     """A deviation of 8 % leaves exp(t * 8 % / sqrt(15)) - 1 of 15 pairs, with t of the 8 degrees that trimming leaves
     (4.1224 at 1 - 0.01 / 3); one of 1 % far less than the tolerance."""
-    judging.resolvable(Tolerance(relative=0.03), 0.01, COUNT, "pixel-8")
+    judging.resolvable(Tolerance(relative=0.03), 0.04, COUNT, "pixel-8")  # 4.4 %: PASS can still exclude 5 %
+    judging.resolvable(Tolerance(absolute=0.001), 0.08, COUNT, "pixel-8")  # worth what it is worth
     with pytest.raises(InputError, match=r"pixel-8: latency_s is to be held to 3\.0 %.*no less than 8\.9 %"):
         judging.resolvable(Tolerance(relative=0.03), 0.08, COUNT, "pixel-8")
     assert math.expm1(4.1224 * 0.08 / math.sqrt(15)) == pytest.approx(0.089, abs=5e-4)
