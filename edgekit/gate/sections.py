@@ -267,7 +267,8 @@ def _trend(shown: Shown, series: "Sequence[trends.Series]") -> Iterator[_Draft]:
             which = (entry.at, entry.digest)
             for check in entry.checks if (entry.bundle, entry.format) == (one.bundle, one.format) else ():
                 if (check.device, check.metric, check.length) == key:  # of a change and a budget the worse counts
-                    said[which] = max(said.get(which, check.answer), check.answer, key=_BADNESS.index)
+                    before = said.get(which, check.answer)
+                    said[which] = max((before, check.answer), key=_BADNESS.index)
         answers = [said.get(which) for which in zip(one.at, one.digests, strict=True)]
         accepted = [entry.at for entry in shown.history if entry.event == "accept" and entry.bundle == one.bundle]
         places = [sum(at <= when for at in one.at) for when in accepted]
