@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit import paired
+from edgekit.errors import InputError
 from edgekit.gate import verdict
 from edgekit.records import Gate
 from edgekit.results import Answer, Block
@@ -55,28 +56,36 @@ def wander(noise: Noise, rng: np.random.Generator) -> Iterator[float]:
         number += 1
 
 
-def gate(noise: Noise, slower: float, seed: int, lengths: tuple[int, ...] = LENGTHS) -> tuple[Answer, int]:
+def gate(
+    noise: Noise, slower: float, seed: int, lengths: tuple[int, ...] = LENGTHS, calibrated: bool = False
+) -> tuple[Answer, int]:
     """One gate of a candidate that is truly `slower` at every length, as `edgekit.bench.sidebyside` would measure it:
-    its answer, and the pairs that it took."""
+    its answer, and the pairs that it took. A device that was `calibrated` may be refused: INFRA_ERROR after none."""
     rng = np.random.default_rng(seed)
     factors = wander(noise, rng)
     tolerances, count = Gate(), verdict.comparisons(len(lengths), energy=False, score=True)
+    spread = noise_of(noise, seed, verdict.FIRST) if calibrated else None
+    if spread is not None:
+        try:
+            verdict.resolvable(tolerances.latency_s, spread, count, "simulated")
+        except InputError:
+            return "INFRA_ERROR", 0
     blocks: list[Block] = []
     turns = ["baseline", "candidate"]
-    while not verdict.settled(blocks, tolerances, None, count):
+    while not verdict.settled(blocks, tolerances, spread, count):
         for length in lengths:
             for side in turns:
                 factor = next(factors) * (1 + slower * (side == "candidate"))
                 peak = round(28e6 * math.exp(rng.normal(0, MEMORY)))
                 blocks.append(Block(side=side, length=length, p50_s=1e-3 * factor, peak_rss_bytes=peak, runs=100))
         turns.reverse()
-    checks = tuple(verdict.in_pairs("simulated", blocks, tolerances, None, count))
+    checks = tuple(verdict.in_pairs("simulated", blocks, tolerances, spread, count))
     return verdict.overall(checks, ()), len(blocks) // (2 * len(lengths))
 
 
 def noise_of(noise: Noise, seed: int, pairs: int = 15) -> float:
     """What `edgekit devices calibrate` would find."""
-    factors = wander(noise, np.random.default_rng(seed))
+    factors = wander(noise, np.random.default_rng([seed, 1]))
     blocks = [
         Block(side=side, length=None, p50_s=next(factors), peak_rss_bytes=1, runs=1)
         for pair in range(pairs)
