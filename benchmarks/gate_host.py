@@ -2,10 +2,10 @@
 
     equal    40 gates of the bundle against itself: how many say REGRESSION?
     slower   20 gates against the same model with products added that cost 5 %: how many find it?
-    busy     10 of each, with a busy loop on another core
+    busy     5 of each, with a busy loop on another core
 
 The added cost is found first, in many pairs, and stands in the result. ONNX at 128 tokens, no score: a
-gate takes half a minute, all of it 45 minutes. Each gate's answer is written to gate_host.json at once, and a run that
+gate takes half a minute, all of it an hour. Each gate's answer is written to gate_host.json at once, and a run that
 was stopped goes on where it was.
 """
 
@@ -31,7 +31,7 @@ from edgekit.bench.measure import Wanted, prepared  # noqa: E402
 from edgekit.bench.placed import Placed, place  # noqa: E402
 from edgekit.pipeline.bundle import host  # noqa: E402
 
-COUNTS = {"equal": 40, "slower": 20, "busy equal": 10, "busy slower": 10}
+COUNTS = {"equal": 40, "slower": 20, "busy equal": 5, "busy slower": 5}
 LENGTH = 128
 WANTED = Wanted(format="onnx", lengths=(LENGTH,))
 PAIRS = 30
