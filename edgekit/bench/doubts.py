@@ -84,7 +84,7 @@ def _in_samples(row: Latency, threads: int) -> Generator[str]:
         if abs(after - before) > max(_DRIFT * before, 3 * error):
             yield (
                 f"drift: {what}the last third of the samples is {after / before - 1:+.1%} against the first (medians "
-                f"{after * 1e3:.3g} and {before * 1e3:.3g} ms); let it cool and warm up longer: raise --seconds"
+                f"{after * 1e3:.3g} and {before * 1e3:.3g} ms); let it cool, end what else runs there, try again"
             )
     if modes := two_speeds(samples):
         share, low, high = modes
