@@ -67,7 +67,7 @@ def main() -> None:
         for title, lengths, calibrated in (
             ("one length", (128,), False),
             ("three lengths", simulation.LENGTHS, False),
-            ("one length, after a calibration of 7 pairs", (128,), True),
+            ("one length, after a calibration of 15 pairs", (128,), True),
         ):
             rows[title] = {
                 f"{slower:.0%} slower" if slower else "equal": ours(noise, slower, lengths, calibrated)

@@ -322,7 +322,7 @@ def devices_doctor(name: str, as_json: bool) -> None:
 @devices.command("calibrate")
 @click.argument("name")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--pairs", type=click.IntRange(3, 100), default=7, show_default=True, help="A/A pairs of processes.")
+@click.option("--pairs", type=click.IntRange(3, 100), default=15, show_default=True, help="A/A pairs of processes.")
 @_JSON
 def devices_calibrate(name: str, bundle: Path | None, pairs: int, as_json: bool) -> None:
     """Measure the same bundle again and again on device NAME: its own noise, and the least change it can resolve."""

@@ -90,7 +90,7 @@ def test_a_bundle_beside_itself_passes(base: Path, tmp_path: Path) -> None:
     }
     assert found and found.left_out == (
         "energy_j: not asked for; --energy measures it",
-        "latency_s at 16 tokens: without --length, at all that the baseline has",
+        "latency_s at 16 tokens: not asked for; without --length, at all of the baseline's",
     )
     (measured,) = found.measured
     assert 14 <= len(measured.blocks) <= 30

@@ -64,7 +64,7 @@ def gate(
     rng = np.random.default_rng(seed)
     factors = wander(noise, rng)
     tolerances, count = Gate(), verdict.comparisons(len(lengths), energy=False, score=True)
-    spread = noise_of(noise, seed, verdict.FIRST) if calibrated else None
+    spread = noise_of(noise, seed) if calibrated else None
     if spread is not None:
         try:
             verdict.resolvable(tolerances.latency_s, spread, count, "simulated")
