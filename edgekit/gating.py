@@ -53,7 +53,10 @@ def gate(
                 subject = check.subject(*of, model.format, lengths)
             except InputError as error:
                 raise InputError(f"the {name} cannot do what is compared: {error}") from None
-            scored = evaluation.read(subject, wanted.base, old) if wanted.score else None
+            try:
+                scored = evaluation.read(subject, wanted.base, old) if wanted.score else None
+            except InputError as error:
+                raise InputError(f"{error}; --no-score leaves the score out") from None
             sides[name] = Side(subject, check.reference(subject, threads=1), scored)
         tolerances = parse(Gate, old.recipe.get("gate", {}), f"{baseline}: manifest.json: recipe: gate")
         each_device = verdict.comparisons(len(lengths) or 1, wanted.energy, wanted.score)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +54,13 @@ def read(subject: Subject, base: Path, like: Manifest | None = None) -> Evaluati
     corpus, corpus_params = plugins.use(
         "corpora", parse(Use, (like or manifest).recipe.get("data"), f"{where}: recipe"), where
     )
+    if find_spec("sklearn") is None:  # known before minutes are spent on a device
+        raise InputError("scoring needs scikit-learn: pip install 'edgekit[build]'")
     with progress.bar("read evaluation data"):
         try:
             rows = list(corpus.rows(corpus_params, "dev", base))
         except InputError as error:
-            raise InputError(f"--score: {error}; --base says where the recipe's relative paths start") from None
+            raise InputError(f"scoring: {error}; --base says where the recipe's relative paths start") from None
         examples = task.examples(params, rows, manifest.labels, training=False)
         if not examples:
             raise InputError(f"{subject.path}: the recipe's data has no dev rows here; there is nothing to score")

@@ -136,7 +136,7 @@ def test_what_is_refused_before_any_device_is_touched(tiny: Path, tmp_path: Path
     for wanted, words in (
         (Wanted(lengths=(33,)), "--length 33"),
         (Wanted(format="tflite", lengths=(17,)), "one TFLite"),
-        (Wanted(score=True), "--score: .* does not exist.*--base"),
+        (Wanted(score=True), "scoring: .* does not exist.*--base"),
     ):
         with pytest.raises(InputError, match=words):
             benches.bench(tiny, [host(tmp_path)], wanted, tmp_path / "results")
