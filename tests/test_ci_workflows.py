@@ -171,7 +171,7 @@ def test_without_settings_the_default_build_on_this_host(job: Job) -> None:
     (job.folder / "baseline.zip").touch()
     assert job.run() == 0
     assert job.calls("build") == ["build --target host --out bundles/candidate"]
-    assert job.calls("gate") == ["gate bundles/candidate --baseline baseline.zip --device host --out edgekit-ci"]
+    assert job.calls("gate") == ["gate bundles/candidate --baseline baseline.zip --target host --device host --out edgekit-ci"]
 
 
 def test_without_a_baseline_the_commit_is_built(job: Job) -> None:
