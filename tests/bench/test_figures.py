@@ -88,7 +88,7 @@ def test_score_interval_is_that_of_a_proportion() -> None:
     def accuracy(examples: object, features: object, outputs: list[dict[str, np.ndarray]]) -> float:
         return float(np.mean([o["logits"][0] for o in outputs]))
 
-    found = figures.score_interval(accuracy, list(range(400)), features, outputs)  # type: ignore[arg-type]
+    found = figures.percentiles(figures.resamples(accuracy, list(range(400)), features, outputs))  # type: ignore[arg-type]
     assert found.low == pytest.approx(0.708, abs=0.012)
     assert found.high == pytest.approx(0.792, abs=0.012)
 
@@ -103,4 +103,4 @@ def test_score_interval_keeps_the_features_of_an_example_together() -> None:
         assert [int(o["logits"][0]) // 2 for o in found] == [f.extra["of"] for f in given]
         return 1.0
 
-    figures.score_interval(whole, list(range(10)), features, outputs)  # type: ignore[arg-type]
+    figures.percentiles(figures.resamples(whole, list(range(10)), features, outputs))  # type: ignore[arg-type]
