@@ -21,6 +21,7 @@ from edgekit.records import Use, parse
 _PACKAGES = {
     "tasks": "edgekit.tasks",
     "corpora": "edgekit.corpora",
+    "students": "edgekit.pipeline.students",
     "methods": "edgekit.pipeline.methods",
     "losses": "edgekit.pipeline.losses",
     "criteria": "edgekit.pipeline.criteria",

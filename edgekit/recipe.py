@@ -35,6 +35,8 @@ class Training(Record):
     """How long and how a model is trained. Lengths are in tokens, `epochs` may be a fraction."""
 
     epochs: float = Field(default=1.0, gt=0, le=1000, allow_inf_nan=False)
+    examples: int | None = Field(default=None, ge=1)
+    """How many examples are shown, repeated ones counted each time, in place of `epochs`."""
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, allow_inf_nan=False)
     batch_size: int = Field(default=32, ge=1)
     warmup: float = Field(default=0.06, ge=0, lt=1)
@@ -42,6 +44,8 @@ class Training(Record):
     weight_decay: float = Field(default=0.01, ge=0)
     precision: Literal["auto", "bf16", "float32"] = "auto"
     """`auto`: bf16 autocast where the processor or GPU computes it natively, else float32."""
+    cache_gb: float = Field(default=8.0, ge=0, allow_inf_nan=False)
+    """How much disk the teacher's kept signals may take; where they would take more, the teacher runs in every step."""
 
 
 _KD = Use.model_validate({"name": "kd", "losses": [{"name": "kl"}, {"name": "hidden_mse"}, {"name": "attention_mse"}]})
@@ -64,19 +68,67 @@ class Teach(_Step):
     revision: str | None = None
     """Of a hub name: a branch, tag or commit."""
     training: Training | None = None
+    student: Use | None = None
+    """What is trained in the model's place, by a plugin of `students/`: a ladder beside it, say."""
 
 
-class Distill(_Step):
+class _Smaller(_Step):
+    """The student of a step: fewer of the model's own layers, or another architecture."""
+
+    layers: int | None = Field(default=None, ge=1)
+    """Of the student; `None`: as many as the model has."""
+    start: Literal["bottom", "uniform", "alternate"] = "bottom"
+    """Which of the model's layers the student starts from: the first ones, whose work does not rest on the layers that
+    go, those of TinyBERT's uniform map, or DistilBERT's alternate ones, the first and the last among them."""
+    student: Use | None = None
+    """Another architecture, by a plugin of `students/`, in place of `layers` and `start`."""
+
+    @model_validator(mode="after")
+    def _one_student(self) -> "_Smaller":
+        if self.student is not None and self.layers is not None:
+            raise ValueError("student and layers both say what the student is like; leave one of them out")
+        return self
+
+
+class Pretrain(_Smaller):
+    """Train on the recipe's plain text, before the task: a student, or with neither `layers` nor `student` the teacher's own
+    language model, which later pretrain and augment steps use."""
+
+    stage: Literal["pretrain"]
+    method: Use = Use(name="masked_lm")
+    training: Training = Training()
+
+
+class Augment(_Step):
+    """More training examples by replacing words (Jiao et al., "TinyBERT", 2020, algorithm 1)."""
+
+    stage: Literal["augment"]
+    copies: int = Field(default=20, ge=1)
+    """N_a: how many new examples are made from one; equal ones are dropped."""
+    replace: float = Field(default=0.4, gt=0, le=1)
+    """p_t: the probability that a word is replaced."""
+    candidates: int = Field(default=15, ge=1)
+    """K: how many candidates a word has."""
+
+
+class Distill(_Smaller):
     """Train a smaller student on what the teacher says."""
 
     stage: Literal["distill"]
-    layers: int | None = Field(default=None, ge=1)
-    """Of the student; `None`: as many as the model has."""
-    start: Literal["bottom", "uniform"] = "bottom"
-    """Which of the model's layers the student starts from: the first ones, whose work does not rest on the layers that
-    go, or those of TinyBERT's uniform map. Losses compare layers by the uniform map either way."""
+    teachers: tuple[str, ...] = ()
+    """Folders of further teachers of the same task and labels, beside the recipe's own."""
     method: Use = _KD
     training: Training = Training()
+
+
+class Extract(_Step):
+    """Take one sub-network out of a model that the method `dynabert` trained."""
+
+    stage: Literal["extract"]
+    width: float = Field(default=1.0, gt=0, le=1)
+    """The share of heads and neurons."""
+    depth: float = Field(default=1.0, gt=0, le=1)
+    """The share of layers."""
 
 
 class Vocabulary(Record):
@@ -129,7 +181,20 @@ class Quantize(_Step):
     """Refuse an int8 model that is not faster than float on this host."""
 
 
-Step = Annotated[Teach | Distill | Prune | Export | Quantize, Field(discriminator="stage")]
+Step = Annotated[
+    Teach | Pretrain | Augment | Distill | Prune | Extract | Export | Quantize, Field(discriminator="stage")
+]
+
+
+class Text(Record):
+    """Plain text and word vectors: what pretrain and augment steps work with."""
+
+    data: Use
+    column: str = "text"
+    """Holds a text, or a list of words."""
+    vectors: str | None = None
+    """An .npz of word vectors (`words`: newline-joined bytes, `vectors`: [words, dimensions]), by which an augment step
+    replaces words of several tokens; without it they stay."""
 
 
 class Recipe(Record):
@@ -141,30 +206,42 @@ class Recipe(Record):
     """The longest sequence in training and scoring, in tokens."""
     task: Use
     data: Use
+    text: Text | None = None
     step: tuple[Step, ...] = Field(min_length=1)
     gate: Gate = Gate()
 
     @field_validator("step")
     @classmethod
     def _order(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
-        order = {"teach": 0, "distill": 1, "prune": 1, "export": 2, "quantize": 3}
+        order = {
+            "teach": 0, "pretrain": 1, "augment": 2, "distill": 3, "prune": 3, "extract": 3, "export": 4, "quantize": 5,
+        }  # fmt: skip
         stages = [step.stage for step in steps]
         if stages[0] != "teach":
             raise ValueError("the first step must be teach; it names the model that the others start from")
-        for once in ("teach", "export", "quantize"):
+        for once in ("teach", "augment", "export", "quantize"):
             if stages.count(once) > 1:
                 raise ValueError(f"{once} can stand only once")
         if "quantize" in stages and "export" not in stages:
             raise ValueError("quantize works on an exported model; add an export step before it")
         ranks = [order[stage] for stage in stages]
         if ranks != sorted(ranks):
-            raise ValueError("the steps must stand in the order teach, distill or prune, export, quantize")
-        trained = [step for step in steps if isinstance(step, Distill | Prune)]
+            raise ValueError(
+                "the steps must stand in the order teach, pretrain, augment, then distill, prune or extract, export, "
+                "quantize"
+            )
+        trained = [step for step in steps if isinstance(step, Distill | Prune | Extract)]
         if any(isinstance(step, Prune) and step.vocabulary for step in trained[:-1]):
             raise ValueError(
                 "vocabulary can be cut in the last distill or prune step only: the teacher knows the whole"
             )
         return steps
+
+    @model_validator(mode="after")
+    def _has_text(self) -> "Recipe":
+        if self.text is None and any(isinstance(step, Pretrain) for step in self.step):
+            raise ValueError("a pretrain step needs plain text; add a table [text] with its data")
+        return self
 
 
 def read(path: Path) -> Recipe:

@@ -100,6 +100,16 @@ class Comparison(Record):
     times_faster: float
 
 
+class Trained(Record):
+    """What a training took."""
+
+    examples: int
+    """Shown in all, repeated ones counted each time."""
+    seconds: float
+    peak_rss_bytes: int | None = None
+    """The process's peak resident memory while it trained; `None` where the system does not tell."""
+
+
 class Facts(Record):
     """What a stage measured of what it made.
 
@@ -109,6 +119,7 @@ class Facts(Record):
     parameters: int | None = None
     bytes: int
     score: Score | None = None
+    trained: Trained | None = None
     changed: str
     format: Format | None = None
     inputs: tuple[Tensor, ...] = ()

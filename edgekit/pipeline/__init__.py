@@ -16,7 +16,7 @@ from typing import Any
 from edgekit import plugins, progress
 from edgekit.corpora import Split
 from edgekit.errors import InputError
-from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
+from edgekit.recipe import Recipe, Step
 from edgekit.records import Artifact, Format, Kind, Score, Target
 from edgekit.tasks import Feature, Predict
 
@@ -43,7 +43,7 @@ class Planned:
 
     name: str
     stage: str
-    step: Teach | Distill | Prune | Export | Quantize | None
+    step: Step | None
     parents: Mapping[str, str] = field(default_factory=dict[str, str])
     format: Format | None = None
 

@@ -14,9 +14,9 @@ from typing import Any
 from edgekit import bundle, plugins, progress
 from edgekit.errors import InputError, NotGoodEnough, nearest
 from edgekit.pipeline import Job, Made, Planned, TaskData, check, weights
-from edgekit.recipe import Distill, Export, Prune, Quantize, Recipe, Teach
+from edgekit.recipe import Augment, Distill, Export, Extract, Pretrain, Prune, Quantize, Recipe, Teach
 from edgekit.records import Artifact, Built, Facts, StageRow, Target, Use
-from edgekit.store import Store, key, sources
+from edgekit.store import Store, key, sha256, sources
 
 BASELINE = "teacher-onnx"
 """The teacher's float32 ONNX: what the bundle's size and speed are compared with."""
@@ -31,6 +31,8 @@ def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
     planned: list[Planned] = []
     count: dict[str, int] = {}
     model = ""
+    data: dict[str, str] = {}
+    language: dict[str, str] = {}
     final: dict[str, str] = {}
     for step in recipe.step:
         count[step.stage] = count.get(step.stage, 0) + 1
@@ -39,8 +41,20 @@ def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
             case Teach():
                 planned.append(Planned(name, "teach", step))
                 model = name
+            case Pretrain():
+                planned.append(Planned(name, "pretrain", step, language))
+                if step.student or step.layers:
+                    model = name
+                else:
+                    language = {"language": name}
+            case Augment():
+                planned.append(Planned(name, "augment", step, {"model": "teach", **language}))
+                data = {"augment": name}
             case Distill() | Prune():
-                planned.append(Planned(name, step.stage, step, {"model": model, "teacher": "teach"}))
+                planned.append(Planned(name, step.stage, step, {"model": model, "teacher": "teach", **data}))
+                model = name
+            case Extract():
+                planned.append(Planned(name, "extract", step, {"model": model}))
                 model = name
             case Export():
                 if model != "teach":
@@ -147,8 +161,15 @@ def keys(
             "source": source,
             "versions": versions[step.name],
         }
-        if step.stage == "teach" and isinstance(step.step, Teach):
-            ingredients["weights"] = weights.fingerprint(step.step, base)
+        if isinstance(step.step, Teach | Pretrain):
+            ingredients["weights"] = weights.fingerprint(_teach(recipe), base)
+        if isinstance(step.step, Pretrain) and recipe.text:
+            text, its = plugins.use("corpora", recipe.text.data, "recipe: text")
+            ingredients["text"] = (text.fingerprint(its, base), recipe.text.column)
+        if isinstance(step.step, Distill):
+            ingredients["teachers"] = [weights.fingerprint(its, base) for its in weights.further(step.step)]
+        if isinstance(step.step, Augment) and recipe.text and recipe.text.vectors:
+            ingredients["vectors"] = sha256(weights.vectors(recipe.text.vectors, base))
         if step.stage in ("export", "quantize"):
             ingredients["target"] = {"lengths": target.lengths, "runtime": target.runtime.model_dump()}
         if step.stage == "bundle":
@@ -156,6 +177,12 @@ def keys(
             ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump(), "samples": samples}
         ids[step.name] = key(ingredients)
     return ids, versions
+
+
+def _teach(recipe: Recipe) -> Teach:
+    teach = recipe.step[0]
+    assert isinstance(teach, Teach)  # the recipe's own validator saw to it
+    return teach
 
 
 def _wanted(step: Planned) -> dict[str, Any] | None:
@@ -176,9 +203,15 @@ def _modules(recipe: Recipe, step: Planned) -> Iterator[str]:
     yield plugins.module_name("tasks", recipe.task.name, "recipe: task")
     yield plugins.module_name("corpora", recipe.data.name, "recipe: data")
     where = f"recipe: step {step.name}"
+    if isinstance(step.step, Teach | Pretrain | Distill) and step.step.student:
+        yield plugins.module_name("students", step.step.student.name, where)
     match step.step:
         case Distill():
             yield from _used("methods", step.step.method, where)
+        case Pretrain():
+            yield from _used("methods", step.step.method, where)
+            if recipe.text:
+                yield plugins.module_name("corpora", recipe.text.data.name, "recipe: text")
         case Prune():
             yield from _used("criteria", step.step.criterion, where)
             if step.step.training:

@@ -9,13 +9,16 @@ from typing import Any
 from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, weights
-from edgekit.recipe import Distill, Prune, Recipe, Teach
+from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach
 from edgekit.records import Target, Use
 
 _NEEDED = {
     "teach": ("torch", "transformers", "accelerate"),
     "distill": ("torch", "transformers", "accelerate"),
+    "pretrain": ("torch", "transformers", "accelerate"),
+    "augment": ("torch", "transformers"),
     "prune": ("torch", "transformers", "accelerate"),
+    "extract": ("torch", "transformers"),
     "export-onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "export-tflite": ("torch", "litert_torch", "ai_edge_litert"),
     "quantize-onnx": ("onnx", "onnxruntime"),
@@ -30,10 +33,16 @@ def everything(
     """Raise one `InputError` for the first thing that would stop the build later."""
     _extras(missing)
     plugins.use("tasks", recipe.task, "recipe: task")
+    if recipe.text:
+        plugins.use("corpora", recipe.text.data, "recipe: text")
     for step in recipe.step:
         match step:
             case Distill():
                 _use("methods", step.method, "recipe: step distill: method")
+                for further in weights.further(step):
+                    weights.check(further, base)
+            case Pretrain():
+                _use("methods", step.method, "recipe: step pretrain: method")
             case Prune():
                 _use("criteria", step.criterion, "recipe: step prune: criterion")
                 if step.training:
@@ -71,6 +80,9 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
 
     for step in recipe.step:
         refused = families.refusal(config, step)
+        if isinstance(step, Teach | Pretrain | Distill) and step.student:
+            student, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
+            refused = student.refusal(params, config)
         if refused is None and step.stage == "export":
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:

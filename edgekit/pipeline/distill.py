@@ -1,4 +1,4 @@
-"""Distill: a student of fewer layers, initialised from the model before it, trained on what the teacher says."""
+"""Distill: a smaller student, trained by a method of `methods/` on what the teacher says."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,49 +8,84 @@ from transformers import PreTrainedModel
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, families, models
-from edgekit.pipeline.signals import Speaker, uniform_map
+from edgekit.pipeline import Job, families, models, weights
+from edgekit.pipeline.methods import Lesson
+from edgekit.pipeline.signals import Speaker, Teacher, uniform_map
 from edgekit.pipeline.training import train
-from edgekit.recipe import Distill, Training
-from edgekit.records import Facts, Use
+from edgekit.recipe import Distill, Pretrain, Training
+from edgekit.records import Facts, Trained, Use
 from edgekit.tasks import Feature
 
 
 def run(step: Distill, job: Job) -> Facts:
     """Fill `job.out` with the student as a Hugging Face folder."""
     source = job.parents["model"].folder
+    torch.manual_seed(job.recipe.seed)  # what is new in a student is initialised at random
     model = models.load(source, job.data.kind, job.data.labels)
-    before = len(families.layers(model))
-    layers = step.layers or before
-    if layers > before:
-        raise InputError(f"recipe: step distill: layers = {layers}, but the model before it has {before}")
-    kept = range(layers) if step.start == "bottom" else [layer - 1 for layer in uniform_map(layers, before)]
-    student = families.with_layers(model, kept) if layers < before else model
+    student, made = new_student(step, model, job)
     models.copy_processor(source, job.out)
-    train_student(
-        student, job.parents["teacher"].folder, step.method, step.training, job, job.data.features("train", source)
-    )
+    features = job.data.features("train", source)
+    teachers = [job.parents["teacher"].folder, *(weights.locate(its, job.data.base) for its in weights.further(step))]
+    trained = train_student(student, teachers, step.method, step.training, job, features)
     models.save(student, job.out)
-    from_layers = ", ".join(str(layer + 1) for layer in kept)
     return Facts(
         parameters=models.parameters(student),
         bytes=models.weight_bytes(job.out),
         score=job.data.score(models.predictor(student, job.data.kind), job.out),
-        changed=f"layers {before} -> {layers} (from {from_layers}), {step.training.epochs:g} epochs",
+        trained=trained,
+        changed=f"{made}, {step.method.name}, {trained.examples} examples",
     )
 
 
+def new_student(step: Distill | Pretrain, model: PreTrainedModel, job: Job) -> tuple[PreTrainedModel, str]:
+    """The student that a step asks for, made from the `model` before it, and a line on what it is."""
+    if step.student:
+        made, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
+        student = made.build(params, model, job.data.kind)
+        return student, f"{step.student.name}: {models.parameters(student) / 1e6:.1f} M parameters"
+    before = model.config.num_hidden_layers
+    layers = step.layers or before
+    if layers > before:
+        raise InputError(f"recipe: step {step.stage}: layers = {layers}, but the model before it has {before}")
+    kept = start(step.start, layers, before)
+    student = families.with_layers(model, kept) if layers < before else model
+    return student, f"layers {before} -> {layers} (from {', '.join(str(layer + 1) for layer in kept)})"
+
+
+def start(name: str, layers: int, before: int) -> tuple[int, ...]:
+    """Which layers (from 0) of a model of `before` a student of `layers` starts from.
+
+    `alternate` is the choice of the DistilBERT authors' own code, whose 6 of 12 layers are 0, 2, 4, 7, 9, 11.
+
+    >>> start("alternate", 6, 12), start("uniform", 3, 6), start("bottom", 2, 6)
+    ((0, 2, 4, 7, 9, 11), (1, 3, 5), (0, 1))
+    """
+    match name:
+        case "bottom":
+            return tuple(range(layers))
+        case "uniform":
+            return tuple(layer - 1 for layer in uniform_map(layers, before))
+        case _:
+            return tuple(round(i * (before - 1) / max(1, layers - 1)) for i in range(layers))
+
+
 def train_student(
-    student: PreTrainedModel, teacher: Path, method: Use, training: Training, job: Job, features: Sequence[Feature]
-) -> None:
-    """Train `student` in place by a method from `methods/`, with the model in the folder `teacher` as its teacher."""
+    student: PreTrainedModel,
+    teachers: Sequence[Path],
+    method: Use,
+    training: Training,
+    job: Job,
+    features: Sequence[Feature],
+) -> Trained:
+    """Train `student` in place by a method from `methods/`; the folders `teachers` hold its teachers."""
     module, params = plugins.use("methods", method, f"recipe: step {method.name}")
     torch.manual_seed(job.recipe.seed)
     kind = job.data.kind
-    wise = Speaker(models.load(teacher, kind, job.data.labels), kind)
-    if torch.cuda.is_available():
-        wise.cuda()
-    train(
-        module.objective(params, Speaker(student, kind), wise), features, training,
+    lesson = Lesson(
+        Speaker(student, kind), tuple(Teacher(folder, kind, job.data.labels) for folder in teachers),
+        features, kind, job.recipe.seed,
+    )  # fmt: skip
+    return train(
+        module.objective(params, lesson), features, training,
         pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="train the student",
     )  # fmt: skip

@@ -28,7 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from edgekit.recipe import Distill, Prune, Step
+from edgekit.recipe import Distill, Pretrain, Prune, Step
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _modules(root: nn.Module, path: str) -> Iterator[Any]:
 
 def refusal(config: Mapping[str, Any], step: Step) -> str | None:
     """Why a model with this config.json cannot take `step`, and what would work; `None` where it can."""
-    if not isinstance(step, Distill | Prune):
+    if not isinstance(step, Distill | Pretrain | Prune) or (isinstance(step, Distill | Pretrain) and step.student):
         return None
     name = str(config.get("model_type"))
     if name not in FAMILIES:
@@ -209,7 +209,7 @@ def refusal(config: Mapping[str, Any], step: Step) -> str | None:
     there = full.num_hidden_layers
     if found.shared and step.layers and full.num_hidden_groups > 1:
         return f"{name} with num_hidden_groups = {full.num_hidden_groups} cannot lose layers; leave out layers"
-    if isinstance(step, Distill):
+    if isinstance(step, Distill | Pretrain):
         if step.layers and step.layers > there:
             return f"layers = {step.layers}, but the model has {there}; ask for as many or fewer"
         return None

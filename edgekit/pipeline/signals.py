@@ -1,36 +1,51 @@
 """What a model says of a batch: its outputs, hidden states and attention, for losses to compare.
 
-Attention is read as TinyBERT needs it, the scores q·k/sqrt(d) *before* the softmax, from the outputs of the query
-and key projections, so the forward pass may use any fast attention kernel.
+`Speaker` is the model that trains, `Teacher` a frozen one; training does not know whether the teacher speaks now or
+its words come from disk (`cache`). Attention is read as TinyBERT needs it, the scores q·k/sqrt(d) *before* the
+softmax, from the outputs of the query and key projections, so the forward pass may use any fast attention kernel.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from edgekit.pipeline import families, models
 from edgekit.records import Kind
+from edgekit.tasks import Feature, pad
+
+Part = Literal["outputs", "hidden", "scores", "queries", "keys", "values"]
+Wanted = frozenset[tuple[Part, int]]
+"""What is asked of a teacher: parts and the layers that they are of (of `outputs` always 0)."""
+OUTPUTS_ONLY: Wanted = frozenset({("outputs", 0)})
 
 
 @dataclass(frozen=True)
 class Signals:
-    """`outputs`: by `tasks.OUTPUTS`. `hidden`: embeddings, then each layer, [batch, length, width] each.
-    `queries`, `keys`: each layer, [batch, heads, length, head size]. `mask`: [batch, length], 1 where a token is
-    real; for images, ones for every patch.
+    """`outputs`: by `tasks.OUTPUTS`. `hidden`: by layer, 0 for the embeddings, [batch, length, width] each.
+    `queries`, `keys`, `values`: by layer from 1, [batch, heads, length, head size]. `mask`: [batch, length], 1 where a
+    token is real; for images, ones for every patch. `depth`: the number of layers.
     """
 
     outputs: Mapping[str, Tensor]
-    hidden: tuple[Tensor, ...]
-    queries: tuple[Tensor, ...]
-    keys: tuple[Tensor, ...]
+    hidden: Mapping[int, Tensor]
+    queries: Mapping[int, Tensor]
+    keys: Mapping[int, Tensor]
+    values: Mapping[int, Tensor]
     mask: Tensor
+    depth: int
+    kept: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """Attention scores by layer, where they were kept in place of queries and keys."""
 
     def scores(self, layer: int) -> Tensor:
-        """Attention scores of a layer (from 0) before the softmax, q·k/sqrt(d): [batch, heads, length, length]."""
+        """Attention scores of a layer before the softmax, q·k/sqrt(d): [batch, heads, length, length]."""
+        if layer in self.kept:
+            return self.kept[layer]
         query, key = self.queries[layer], self.keys[layer]
         return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 
@@ -41,10 +56,25 @@ class Speaker(torch.nn.Module):
     def __init__(self, model: PreTrainedModel, kind: Kind) -> None:
         super().__init__()
         self.exportable = models.Exportable(model, kind)
-        self.layers = families.layers(model)
+        self.layers = families.layers(model) if model.config.model_type in families.FAMILIES else []
         self._said: dict[torch.nn.Module, list[Tensor]] = {}
-        for module in {part for layer in self.layers for part in (layer.query, layer.key)}:
+        for module in {part for layer in self.layers for part in (layer.query, layer.key, layer.value)}:
             module.register_forward_hook(self._listen)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The model itself."""
+        return self.exportable.model
+
+    @property
+    def depth(self) -> int:
+        """The number of layers."""
+        return self.model.config.num_hidden_layers
+
+    @property
+    def width(self) -> int:
+        """The width of the hidden states."""
+        return self.model.config.hidden_size
 
     def _listen(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
         self._said.setdefault(module, []).append(output)
@@ -58,12 +88,60 @@ class Speaker(torch.nn.Module):
         if mask is None:
             mask = torch.ones(hidden[0].shape[:2], dtype=torch.long, device=hidden[0].device)
         said = {module: iter(calls) for module, calls in self._said.items()}
-        queries, keys = [], []
-        for layer in self.layers:  # shared modules (ALBERT) have spoken once a layer, in order
-            queries.append(_split_heads(next(said[layer.query]), layer.head_size))
-            keys.append(_split_heads(next(said[layer.key]), layer.head_size))
+        queries: dict[int, Tensor] = {}
+        keys: dict[int, Tensor] = {}
+        values: dict[int, Tensor] = {}
+        for number, layer in enumerate(self.layers, 1):  # shared modules (ALBERT) have spoken once a layer, in order
+            for kept, module in ((queries, layer.query), (keys, layer.key), (values, layer.value)):
+                kept[number] = _split_heads(next(said[module]), layer.head_size)
         self._said.clear()
-        return Signals(outputs, hidden, tuple(queries), tuple(keys), mask)
+        return Signals(outputs, dict(enumerate(hidden)), queries, keys, values, mask, len(hidden) - 1)
+
+
+class Kept(Protocol):
+    """A teacher's words on disk, see `cache`."""
+
+    def signals(self, teacher: "Teacher", batch: Mapping[str, Tensor], wanted: Wanted) -> Signals:
+        """What is wanted of the batch's rows; `teacher.speak` is asked for those that are not there yet."""
+        ...
+
+
+class Teacher:
+    """A frozen model in a folder. It is loaded when it first has to speak, which with everything kept is never."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: Kind,
+        labels: Sequence[str],
+        features: Sequence[Feature] | None = None,
+        kept: Kept | None = None,
+    ) -> None:
+        """`features`: the training features in this teacher's own tokens, where its tokenizer is not the student's."""
+        self.folder, self.labels, self.features, self.kept = folder, labels, features, kept
+        self.kind: Kind = kind
+        config = AutoConfig.from_pretrained(folder)
+        self.depth: int = config.num_hidden_layers
+        self.width: int = config.hidden_size
+
+    @cached_property
+    def speaker(self) -> Speaker:
+        """The model, frozen, on the GPU where there is one."""
+        model = Speaker(models.load(self.folder, self.kind, self.labels), self.kind).eval().requires_grad_(False)
+        return model.cuda() if torch.cuda.is_available() else model
+
+    def __call__(self, batch: Mapping[str, Tensor], wanted: Wanted = OUTPUTS_ONLY) -> Signals:
+        """What is wanted of a padded batch; gradients never flow."""
+        return self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
+
+    @torch.no_grad()
+    def speak(self, batch: Mapping[str, Tensor]) -> Signals:
+        """Run the model on a padded batch, or on the batch's rows in its own tokens."""
+        if self.features is None:
+            return self.speaker(batch)
+        own = pad([self.features[i] for i in batch["index"].tolist()], models.pad_id(self.speaker.model))
+        device = self.speaker.model.device
+        return self.speaker({name: torch.from_numpy(array).to(device) for name, array in own.items()})
 
 
 def _split_heads(projected: Tensor, head_size: int) -> Tensor:

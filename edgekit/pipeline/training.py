@@ -5,7 +5,9 @@ killed goes on from its last checkpoint with the very batches that an unbroken r
 like length share a batch, which saves most of the padding.
 """
 
+import contextlib
 import json
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from edgekit import progress
 from edgekit.recipe import Training
+from edgekit.records import Trained
 from edgekit.tasks import Feature, pad
 
 CHECKPOINT_S = 30.0
@@ -33,13 +36,16 @@ def train(
     seed: int,
     scratch: Path,
     what: str,
-) -> None:
+) -> Trained:
     """Train `objective` in place; its forward takes a padded batch by name and gives `{"loss": scalar}`.
 
-    Only parameters of `objective` that require a gradient are trained. Checkpoints go to `scratch`, and a run that
-    finds one there goes on from it. `what` names the run on the progress bar.
+    A batch has `index` beside inputs and labels: which of the features its rows are. Only parameters of `objective`
+    that require a gradient are trained. Checkpoints go to `scratch`, and a run that finds one there goes on from it.
+    `what` names the run on the progress bar.
     """
-    batches = layout([len(next(iter(f.inputs.values()))) for f in features], training.batch_size, training.epochs, seed)
+    lengths = [len(next(iter(f.inputs.values()))) for f in features]
+    epochs = training.examples / len(lengths) if training.examples else training.epochs
+    batches = layout(lengths, training.batch_size, epochs, seed)
     cuda = torch.cuda.is_available()
     arguments = TrainingArguments(
         output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
@@ -49,14 +55,38 @@ def train(
         save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
         remove_unused_columns=False,
     )  # fmt: skip
-    with progress.bar(what, len(batches)) as show:
+    with progress.bar(what, len(batches)) as show, Peak() as peak:
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
-            data_collator=_only, callbacks=[_Watch(show)],
+            data_collator=_only, callbacks=[_Watch(show, objective)],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
         trainer.train(resume_from_checkpoint=_last_checkpoint(scratch))
     objective.to("cpu").eval()
+    return Trained(examples=sum(map(len, batches)), seconds=round(peak.seconds, 3), peak_rss_bytes=peak.rss_bytes)
+
+
+class Peak:
+    """The seconds that a `with` block took and the process's peak resident memory in it.
+
+    Linux keeps the peak (VmHWM) and sets it back to the present value when `5` is written to clear_refs
+    (proc_pid_clear_refs(5)); `rss_bytes` is `None` where it does not.
+    """
+
+    seconds: float = 0.0
+    rss_bytes: int | None = None
+
+    def __enter__(self) -> "Peak":
+        self._start = time.monotonic()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds = time.monotonic() - self._start
+        with contextlib.suppress(OSError):
+            found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+            self.rss_bytes = int(found[1]) * 1024 if found else None
 
 
 def _wants_bf16(training: Training, cuda: bool) -> bool:
@@ -102,8 +132,9 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        batch = pad([self.features[i] for i in self.batches[index]], self.pad_id)
-        return {name: torch.from_numpy(array) for name, array in batch.items()}
+        rows = self.batches[index]
+        batch = pad([self.features[i] for i in rows], self.pad_id)
+        return {"index": torch.tensor(rows), **{name: torch.from_numpy(array) for name, array in batch.items()}}
 
 
 def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -122,9 +153,15 @@ class _Trainer(Trainer):
 class _Watch(TrainerCallback):
     """Shows progress, and asks for a checkpoint every `CHECKPOINT_S` seconds."""
 
-    def __init__(self, show: Any) -> None:
-        self.show = show
+    def __init__(self, show: Any, objective: Any) -> None:
+        self.show, self.objective = show, objective
         self.saved = time.monotonic()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if hasattr(self.objective, "progress"):
+            self.objective.progress = state.global_step / state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.show(state.global_step)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import InputError
-from edgekit.recipe import Teach
+from edgekit.recipe import Distill, Teach
 from edgekit.store import key, sha256
 
 _PATTERNS = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -93,6 +93,18 @@ def _check_header(path: Path) -> None:
     end = max((t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"), default=0)
     if 8 + size + end != total:
         raise InputError(f"{path}: is truncated: its header tells of {8 + size + end} bytes, the file has {total}")
+
+
+def vectors(name: str, base: Path) -> Path:
+    """The file of word vectors that a recipe names, relative to its folder `base`."""
+    if not (base / name).is_file():
+        raise InputError(f'recipe: text: vectors = "{name}": there is no file {base / name}')
+    return base / name
+
+
+def further(step: Distill) -> tuple[Teach, ...]:
+    """The further teachers of a distill step, each as a step that only loads it."""
+    return tuple(Teach(stage="teach", model=name) for name in step.teachers)
 
 
 def fingerprint(step: Teach, base: Path) -> str:

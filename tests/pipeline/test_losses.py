@@ -23,10 +23,12 @@ def signals(seed: int, layers: int, heads: int = HEADS, shape: tuple[int, ...] =
 
     return Signals(
         outputs={"logits": random(*shape)},
-        hidden=tuple(random(BATCH, LENGTH, WIDTH) for _ in range(layers + 1)),
-        queries=tuple(random(BATCH, heads, LENGTH, SIZE) for _ in range(layers)),
-        keys=tuple(random(BATCH, heads, LENGTH, SIZE) for _ in range(layers)),
+        hidden={i: random(BATCH, LENGTH, WIDTH) for i in range(layers + 1)},
+        queries={i: random(BATCH, heads, LENGTH, SIZE) for i in range(1, layers + 1)},
+        keys={i: random(BATCH, heads, LENGTH, SIZE) for i in range(1, layers + 1)},
+        values={i: random(BATCH, heads, LENGTH, SIZE) for i in range(1, layers + 1)},
         mask=MASK,
+        depth=layers,
     )
 
 
@@ -94,7 +96,7 @@ def test_attention_mse_before_the_softmax(student_heads: int) -> None:
         found = np.einsum("bhld,bhmd->bhlm", s.queries[layer].numpy(), s.keys[layer].numpy()) / np.sqrt(SIZE)
         return found if student_heads == HEADS else found.mean(1, keepdims=True)
 
-    square = (scores(student, 0) - scores(teacher, 2)) ** 2
+    square = (scores(student, 1) - scores(teacher, 3)) ** 2
     pairs = [square[0], square[1][:, :2, :2]]
     wanted = sum(p.sum() for p in pairs) / sum(p.size for p in pairs)
     assert value("attention_mse", student, teacher).item() == pytest.approx(wanted, rel=1e-5)
@@ -119,9 +121,9 @@ def test_the_same_model_costs_nothing_and_padding_never_counts(name: str) -> Non
     assert value(name, student, teacher).item() == pytest.approx(0, abs=1e-12)
     student = signals(1, 2)
     before = value(name, student, teacher).item()
-    for tensor in (student.outputs["logits"], *student.hidden):
+    for tensor in (student.outputs["logits"], *student.hidden.values()):
         tensor[1, 2:] += 7
-    for tensor in (*student.queries, *student.keys):
+    for tensor in (*student.queries.values(), *student.keys.values()):
         tensor[1, :, 2:] += 7
     assert value(name, student, teacher).item() == pytest.approx(before)
 
@@ -129,7 +131,7 @@ def test_the_same_model_costs_nothing_and_padding_never_counts(name: str) -> Non
 @pytest.mark.parametrize(
     ("name", "part"),
     [("kl", lambda s: s.outputs["logits"]), ("output_mse", lambda s: s.outputs["logits"]),
-     ("hidden_mse", lambda s: s.hidden[1]), ("attention_mse", lambda s: s.queries[0])],
+     ("hidden_mse", lambda s: s.hidden[1]), ("attention_mse", lambda s: s.queries[1])],
 )  # fmt: skip
 def test_gradient_by_finite_differences(name: str, part: Callable[[Signals], torch.Tensor]) -> None:
     student, teacher = signals(0, 2), signals(1, 2)

@@ -32,6 +32,6 @@ def test_speaker(family: str, tmp_path: Path) -> None:
     assert len(said.hidden) == len(reference.hidden_states) == len(said.queries) + 1
     assert len(said.queries) == len(said.keys) == len(reference.attentions)
     if family in NO_BIAS:  # the others add a position bias to q·k, which TinyBERT's loss does not speak of
-        for layer, attention in enumerate(reference.attentions):
+        for layer, attention in enumerate(reference.attentions, 1):
             scores = said.scores(layer).masked_fill(said.mask[:, None, None, :] == 0, -1e9)
             assert torch.allclose(scores.softmax(-1), attention, atol=1e-5)

@@ -41,7 +41,7 @@ class Fit(torch.nn.Module):
         self.dies_at, self.seen = dies_at, 0
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
+        self, index: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         self.seen += 1
         if self.seen == self.dies_at:

@@ -1,6 +1,6 @@
-"""Attention: the student's scores before the softmax against the teacher's, by the uniform layer map.
+"""Attention: the student's scores before the softmax against the teacher's, layer by layer.
 
-    L = sum over m = 1..M of mean over heads of MSE( A_s[m], A_t[g(m)] ),  A = q·k / sqrt(d)
+    L = sum over pairs (m, g) of mean over heads of MSE( A_s[m], A_t[g] ),  A = q·k / sqrt(d)
 
 Jiao et al., "TinyBERT", 2020, equation 7. Where pruning left the student fewer heads, the mean over heads of both
 sides is compared, as there are no pairs of heads any more.
@@ -9,27 +9,30 @@ sides is compared, as there are no pairs of heads any more.
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from edgekit.pipeline.signals import Signals, uniform_map
-from edgekit.records import Record
+from edgekit.pipeline.losses._params import Matched, pairs
+from edgekit.pipeline.signals import Signals, Wanted
 
 
-class Params(Record):
-    """No options."""
+class Params(Matched):
+    """Which layers are compared."""
 
-    weight: float = Field(default=1.0, gt=0)
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """The teacher's attention scores of the pairs."""
+    return frozenset(("scores", its) for _, its in pairs(params.layers, student, teacher))
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
-    """A scalar: mean squares over heads and pairs of unpadded tokens, summed over the student's layers."""
+    """A scalar: mean squares over heads and pairs of unpadded tokens, summed over the pairs of layers."""
     real = student.mask.bool()
-    pairs = (real[:, None, :, None] & real[:, None, None, :]).float()
+    both = (real[:, None, :, None] & real[:, None, None, :]).float()
+    chosen = pairs(params.layers, student.depth, teacher.depth)
     terms: list[Tensor] = []
-    for layer, its_layer in enumerate(uniform_map(len(student.queries), len(teacher.queries))):
-        mine, its = student.scores(layer).float(), teacher.scores(its_layer - 1).float()
+    for layer, its_layer in chosen:
+        mine, its = student.scores(layer).float(), teacher.scores(its_layer).float()
         if mine.shape[1] != its.shape[1]:
             mine, its = mine.mean(1, keepdim=True), its.mean(1, keepdim=True)
-        terms.append(((mine - its) ** 2 * pairs).sum() / (pairs.sum() * mine.shape[1]))
+        terms.append(((mine - its) ** 2 * both).sum() / (both.sum() * mine.shape[1]))
     return torch.stack(terms).sum()

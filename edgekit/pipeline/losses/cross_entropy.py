@@ -3,20 +3,20 @@
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.signals import Signals
-from edgekit.records import Record
-
-_TRUTH = {"logits": "labels", "start_logits": "start_positions", "end_logits": "end_positions"}
+from edgekit.pipeline.losses._params import TRUTH, Weighted
+from edgekit.pipeline.signals import Signals, Wanted
 
 
-class Params(Record):
+class Params(Weighted):
     """No options."""
 
-    weight: float = Field(default=1.0, gt=0)
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """Nothing."""
+    return frozenset()
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
@@ -24,7 +24,7 @@ def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str,
     terms: list[Tensor] = []
     for name, given in student.outputs.items():
         logits = given
-        truth = batch.get(_TRUTH.get(name, ""))
+        truth = batch.get(TRUTH.get(name, ""))
         if truth is None:
             raise InputError("cross_entropy: these rows have no labels; leave this loss out")
         if logits.shape == student.mask.shape:  # one distribution over the positions

@@ -1,36 +1,43 @@
-"""Hidden states: the student's embeddings and layers against the teacher's, by the uniform layer map.
+"""Hidden states: the student's embeddings and layers against the teacher's.
 
-    L = sum over m = 0..M of MSE( H_s[m], H_t[g(m)] ),  g(0) = 0
+    L = sum over pairs (m, g) of MSE( H_s[m] W, H_t[g] ),  and with a map by name also of the embeddings (0, 0)
 
-Jiao et al., "TinyBERT", 2020, equations 8 (hidden states), 9 (embeddings); widths are equal, so no projection.
+Jiao et al., "TinyBERT", 2020, equations 8 (hidden states), 9 (embeddings); W is there where the recipe asks for a
+projection, and must be where the widths are unlike. For an own projection of the embeddings, as in the paper, write
+the loss twice: once with `embeddings = false`, once with `layers = [[0, 0]]`.
 """
 
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from edgekit.errors import InputError
-from edgekit.pipeline.signals import Signals, uniform_map
-from edgekit.records import Record
+from edgekit.pipeline.losses._params import Projected, pairs, same_width
+from edgekit.pipeline.signals import Signals, Wanted
 
 
-class Params(Record):
-    """No options."""
+class Params(Projected):
+    """`embeddings`: with a map by name, the embeddings are compared too."""
 
-    weight: float = Field(default=1.0, gt=0)
+    embeddings: bool = True
+
+
+def _pairs(params: Params, student: int, teacher: int) -> tuple[tuple[int, int], ...]:
+    by_name = isinstance(params.layers, str) and params.layers != "last" and params.embeddings
+    return (*(((0, 0),) if by_name else ()), *pairs(params.layers, student, teacher, lowest=0))
+
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """The teacher's hidden states of the pairs."""
+    return frozenset(("hidden", its) for _, its in _pairs(params, student, teacher))
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
-    """A scalar: mean squares over unpadded tokens and dimensions, summed over the student's layers."""
-    layers = (0, *uniform_map(len(student.hidden) - 1, len(teacher.hidden) - 1))
+    """A scalar: mean squares over unpadded tokens and dimensions, summed over the pairs."""
     real = student.mask.bool()
     terms: list[Tensor] = []
-    for mine, its in zip(student.hidden, (teacher.hidden[layer] for layer in layers), strict=True):
-        if mine.shape != its.shape:
-            raise InputError(
-                f"hidden_mse: the student's states are {mine.shape[-1]} wide, the teacher's {its.shape[-1]}"
-            )
+    for layer, its_layer in _pairs(params, student.depth, teacher.depth):
+        mine, its = student.hidden[layer], teacher.hidden[its_layer]
+        same_width("hidden_mse", mine, its)
         terms.append(torch.nn.functional.mse_loss(mine[real].float(), its[real].float()))
     return torch.stack(terms).sum()

@@ -11,15 +11,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from edgekit.pipeline.signals import Signals
-from edgekit.records import Record
+from edgekit.pipeline.losses._params import Weighted
+from edgekit.pipeline.signals import OUTPUTS_ONLY, Signals, Wanted
 
 
-class Params(Record):
+class Params(Weighted):
     """`temperature` of both softmaxes."""
 
-    weight: float = Field(default=1.0, gt=0)
     temperature: float = Field(default=2.0, gt=0)
+
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """The teacher's outputs."""
+    return OUTPUTS_ONLY
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:

@@ -6,17 +6,19 @@ Ba and Caruana, "Do Deep Nets Really Need to be Deep?", 2014, equation 1 (regres
 from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from edgekit.pipeline.signals import Signals
-from edgekit.records import Record
+from edgekit.pipeline.losses._params import Weighted
+from edgekit.pipeline.signals import OUTPUTS_ONLY, Signals, Wanted
 
 
-class Params(Record):
+class Params(Weighted):
     """No options."""
 
-    weight: float = Field(default=1.0, gt=0)
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """The teacher's outputs."""
+    return OUTPUTS_ONLY
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:

@@ -1,6 +1,24 @@
 """Methods: ways to train a student, one a file. A plugin holds a `Params` record and `objective`."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from edgekit.records import Kind
+from edgekit.tasks import Feature
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a method teaches with. `student` is a `signals.Speaker` and `teachers` are `signals.Teacher`s, the recipe's
+    own first; none where the teacher itself is trained."""
+
+    student: Any
+    teachers: tuple[Any, ...]
+    features: Sequence[Feature]
+    """What it will be trained on, in the student's tokens."""
+    kind: Kind
+    seed: int
 
 
 class Method(Protocol):
@@ -8,9 +26,11 @@ class Method(Protocol):
 
     Params: type[Any]
 
-    def objective(self, params: Any, student: Any, teacher: Any) -> Any:
-        """A `torch.nn.Module` that maps a batch (dict of tensors) to the scalar loss, holding the student inside.
+    def objective(self, params: Any, lesson: Lesson) -> Any:
+        """A `torch.nn.Module` that holds the student and maps a batch (tensors by name) to `{"loss": scalar}`.
 
-        `student` is the model to train and `teacher` the frozen one that gives signals.
+        It may also give `terms`, each part of the loss by name before its weight, for messages. A batch has, beside
+        the model's inputs and labels, `index`: which of the features its rows are. An attribute `progress`, where it
+        has one, is set before each step to the share of the training that is done, 0 to 1.
         """
         ...

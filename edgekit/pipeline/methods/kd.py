@@ -1,18 +1,22 @@
 """Knowledge distillation: the weighted sum of any losses between a student and one frozen teacher.
 
-    L = sum over losses of weight * loss(student, teacher)
+    L = sum over losses of weight(t) * loss(student, teacher),  t the share of the training that is done
 
-With `kl`, `hidden_mse` and `attention_mse` it is TinyBERT's task distillation in one stage.
+With `kl`, `hidden_mse` and `attention_mse` it is TinyBERT's task distillation in one stage. A loss with a `projection`
+compares W H_s with the teacher's states, W [teacher's width, student's width] learnt with the student and then dropped.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgekit import plugins
-from edgekit.pipeline.signals import Speaker
+from edgekit.errors import InputError
+from edgekit.pipeline.methods import Lesson
+from edgekit.pipeline.signals import Signals
 from edgekit.records import Record, Use
 
 
@@ -22,25 +26,68 @@ class Params(Record):
     losses: tuple[Use, ...] = Field(min_length=1)
 
 
-class _Distillation(torch.nn.Module):
+class Distillation(nn.Module):
     """The student trains; the teacher is held outside of the module's own parts, so no checkpoint stores it."""
 
-    def __init__(self, params: Params, student: Speaker, teacher: Speaker) -> None:
+    def __init__(self, params: Params, lesson: Lesson) -> None:
         super().__init__()
-        self.student = student
-        self._teacher = (teacher,)
+        if len(lesson.teachers) != 1:
+            raise InputError(f"kd: takes one teacher, found {len(lesson.teachers)}; use the method multi_teacher")
+        (teacher,) = self._teachers = lesson.teachers
+        self.student = lesson.student
+        self.progress = 0.0
         self._losses = [plugins.use("losses", use, "kd: losses") for use in params.losses]
+        self.wanted = frozenset(
+            part for loss, its in self._losses for part in loss.reads(its, self.student.depth, teacher.depth)
+        )
+        self.projections = nn.ModuleList(
+            projection(getattr(its, "projection", None), self.student.width, teacher.width) for _, its in self._losses
+        )
 
-    def forward(self, **batch: Any) -> dict[str, Tensor]:
-        (teacher,) = self._teacher
-        with torch.no_grad():
-            wisdom = teacher(batch)
-        said = self.student(batch)
-        terms = [params.weight * loss.loss(params, said, wisdom, batch) for loss, params in self._losses]
-        return {"loss": torch.stack(terms).sum()}
+    def forward(self, **batch: Any) -> dict[str, Any]:
+        """`loss`, and `terms` before their weights."""
+        (teacher,) = self._teachers
+        wisdom, said = teacher(batch, self.wanted), self.student(batch)
+        terms: dict[str, Tensor] = {}
+        total: list[Tensor] = []
+        for number, ((loss, its), matrix) in enumerate(zip(self._losses, self.projections, strict=True), 1):
+            term = loss.loss(its, projected(said, matrix), wisdom, batch)
+            terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term.detach()
+            total.append(weight(its.weight, its.schedule, self.progress) * term)
+        return {"loss": torch.stack(total).sum(), "terms": terms}
 
 
-def objective(params: Params, student: Speaker, teacher: Speaker) -> torch.nn.Module:
+def projection(name: str | None, student: int, teacher: int) -> nn.Module:
+    """The map from the student's width to the teacher's: nothing, linear, or linear and an activation."""
+    if name is None:
+        return nn.Identity()
+    linear = nn.Linear(student, teacher)
+    nn.init.normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return nn.Sequential(linear, {"linear": nn.Identity(), "relu": nn.ReLU(), "tanh": nn.Tanh()}[name])
+
+
+def projected(said: Signals, matrix: nn.Module) -> Signals:
+    """`said` with its hidden states through `matrix`, each when it is asked for."""
+    return said if isinstance(matrix, nn.Identity) else replace(said, hidden=_Projected(said.hidden, matrix))
+
+
+class _Projected(dict[int, Tensor]):
+    """Hidden states through a projection, computed for the layers that a loss reads and no others."""
+
+    def __init__(self, hidden: Any, matrix: nn.Module) -> None:
+        super().__init__(hidden)
+        self._matrix = matrix
+
+    def __getitem__(self, layer: int) -> Tensor:
+        return self._matrix(super().__getitem__(layer))
+
+
+def weight(weight: float, schedule: str, progress: float) -> float:
+    """A loss's weight at `progress` (0 to 1) through the training."""
+    return weight * {"constant": 1.0, "linear_decay": 1 - progress, "linear_growth": progress}[schedule]
+
+
+def objective(params: Params, lesson: Lesson) -> Distillation:
     """The module that `training.train` trains: a batch by name to `{"loss": scalar}`."""
-    teacher.eval().requires_grad_(False)
-    return _Distillation(params, student, teacher)
+    return Distillation(params, lesson)
