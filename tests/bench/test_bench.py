@@ -54,7 +54,7 @@ def test_this_host(tiny: Path, tmp_path: Path, format: Any, runner: Any) -> None
     assert [row.length for row in result.latency] == [16, 32]
     for row in result.latency:
         assert len(row.samples_s) >= 20
-        assert sum(row.samples_s) >= 0.02  # of 0.05 s, less what lies between calls of 20 us on a busy machine
+        assert sum(row.samples_s) >= 0.03  # of 0.05 s, less what lies between calls of 20 us on a busy machine
         assert (
             min(row.samples_s) <= row.p50_interval.low <= row.p50_s <= row.p50_interval.high <= row.p90_s <= row.p99_s
         )
