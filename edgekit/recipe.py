@@ -46,6 +46,8 @@ class Training(Record):
     """`auto`: bf16 autocast where the processor or GPU computes it natively, else float32."""
     cache_gb: float = Field(default=8.0, ge=0, allow_inf_nan=False)
     """How much disk the teacher's kept signals may take; where they would take more, the teacher runs in every step."""
+    seed: int | None = Field(default=None, ge=0)
+    """Of this training alone; `None`: the recipe's."""
 
 
 _KD = Use.model_validate({"name": "kd", "losses": [{"name": "kl"}, {"name": "hidden_mse"}, {"name": "attention_mse"}]})

@@ -252,6 +252,7 @@ class StageRow(Record):
     seconds: float
     cached: bool
     changed: str
+    trained: Trained | None = None
     against_teacher: tuple[Comparison, ...] = ()
     refused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

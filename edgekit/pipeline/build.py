@@ -238,7 +238,7 @@ def _row(artifact: Artifact, cached: bool) -> StageRow:
     return StageRow(
         name=artifact.name, artifact=artifact.id, parameters=facts.parameters, bytes=facts.bytes,
         score=facts.score.value if facts.score else None, metrics=facts.score, latency_s=facts.latency_s,
-        seconds=artifact.seconds, cached=cached, changed=facts.changed,
+        seconds=artifact.seconds, cached=cached, changed=facts.changed, trained=facts.trained,
         against_teacher=facts.against_teacher, refused=facts.refused, notes=facts.notes,
     )  # fmt: skip
 
