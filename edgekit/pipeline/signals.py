@@ -6,18 +6,21 @@ softmax, from the outputs of the query and key projections, so the forward pass 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
+from edgekit.errors import InputError
 from edgekit.pipeline import families, models
 from edgekit.records import Kind
-from edgekit.tasks import Feature, pad
+
+if TYPE_CHECKING:
+    from edgekit.pipeline.alignment import Alignment
 
 Part = Literal["outputs", "hidden", "scores", "queries", "keys", "values"]
 Wanted = frozenset[tuple[Part, int]]
@@ -57,7 +60,7 @@ class Speaker(torch.nn.Module):
         super().__init__()
         self.exportable = models.Exportable(model, kind)
         self.layers = families.layers(model) if model.config.model_type in families.FAMILIES else []
-        self._said: dict[torch.nn.Module, list[Tensor]] = {}
+        self._said: dict[torch.nn.Module, list[Tensor]] | None = None  # kept only while this speaks
         for module in {part for layer in self.layers for part in (layer.query, layer.key, layer.value)}:
             module.register_forward_hook(self._listen)
 
@@ -77,24 +80,25 @@ class Speaker(torch.nn.Module):
         return self.model.config.hidden_size
 
     def _listen(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
-        self._said.setdefault(module, []).append(output)
+        if self._said is not None:
+            self._said.setdefault(module, []).append(output)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Signals:
         """Run the model on a padded batch."""
-        self._said.clear()
+        self._said = heard = {}
         inputs = [batch[name] for name in self.exportable.input_names]
         outputs, hidden = self.exportable.with_hidden(*inputs)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden[0].shape[:2], dtype=torch.long, device=hidden[0].device)
-        said = {module: iter(calls) for module, calls in self._said.items()}
+        said = {module: iter(calls) for module, calls in heard.items()}
         queries: dict[int, Tensor] = {}
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         for number, layer in enumerate(self.layers, 1):  # shared modules (ALBERT) have spoken once a layer, in order
             for kept, module in ((queries, layer.query), (keys, layer.key), (values, layer.value)):
                 kept[number] = _split_heads(next(said[module]), layer.head_size)
-        self._said.clear()
+        self._said = None
         return Signals(outputs, dict(enumerate(hidden)), queries, keys, values, mask, len(hidden) - 1)
 
 
@@ -114,11 +118,11 @@ class Teacher:
         folder: Path,
         kind: Kind,
         labels: Sequence[str],
-        features: Sequence[Feature] | None = None,
+        alignment: "Alignment | None" = None,
         kept: Kept | None = None,
     ) -> None:
-        """`features`: the training features in this teacher's own tokens, where its tokenizer is not the student's."""
-        self.folder, self.labels, self.features, self.kept = folder, labels, features, kept
+        """`alignment`: the training features in this teacher's own tokens, where its tokenizer is not the student's."""
+        self.folder, self.labels, self.alignment, self.kept = folder, labels, alignment, kept
         self.kind: Kind = kind
         config = AutoConfig.from_pretrained(folder)
         self.depth: int = config.num_hidden_layers
@@ -131,17 +135,29 @@ class Teacher:
         return model.cuda() if torch.cuda.is_available() else model
 
     def __call__(self, batch: Mapping[str, Tensor], wanted: Wanted = OUTPUTS_ONLY) -> Signals:
-        """What is wanted of a padded batch; gradients never flow."""
-        return self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
+        """What is wanted of a padded batch; gradients never flow.
+
+        Of a teacher with a tokenizer of its own that is outputs, and `mask` says of which tokens; anything else is an
+        `InputError`.
+        """
+        if self.alignment and wanted - OUTPUTS_ONLY:
+            raise InputError(
+                f"{self.folder}: this teacher's tokenizer is not the student's, so only outputs can be compared; leave "
+                "out losses on layers, or take a teacher with the student's tokenizer"
+            )
+        said = self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
+        mask = self.alignment.mask(batch) if self.alignment else None
+        return said if mask is None else replace(said, mask=mask)
 
     @torch.no_grad()
     def speak(self, batch: Mapping[str, Tensor]) -> Signals:
         """Run the model on a padded batch, or on the batch's rows in its own tokens."""
-        if self.features is None:
+        if self.alignment is None:
             return self.speaker(batch)
-        own = pad([self.features[i] for i in batch["index"].tolist()], models.pad_id(self.speaker.model))
+        own, places = self.alignment.batch(batch["index"].tolist(), models.pad_id(self.speaker.model))
         device = self.speaker.model.device
-        return self.speaker({name: torch.from_numpy(array).to(device) for name, array in own.items()})
+        said = self.speaker({name: torch.from_numpy(array).to(device) for name, array in own.items()})
+        return self.alignment.translated(said, places, batch)
 
 
 def _split_heads(projected: Tensor, head_size: int) -> Tensor:

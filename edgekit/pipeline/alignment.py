@@ -1,0 +1,153 @@
+"""Teachers with a tokenizer of their own: which of their rows and tokens speak of the student's.
+
+    student's   [CLS] th ##e  quick  [SEP]        a row's labels stand at the first token of each word
+    teacher's   <s>   the  qui ck    </s>
+    compared          1->1     2->3               word by word; the student's other tokens are left out
+
+Each example is encoded twice, for the student and for the teacher. Outputs of one a row (text classification, sentence
+embeddings, images) are compared as they are. Outputs of one a token are compared at the labelled tokens, in their order
+within the example, also where one tokenizer cuts it into more windows than the other. Hidden states, attention and
+answer positions have no such pairs. TextBrewer's counterpart is a batch for the teacher beside that for the student.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from edgekit.errors import InputError
+from edgekit.pipeline.signals import Signals
+from edgekit.records import Kind
+from edgekit.tasks import Feature, pad
+
+_MOST_LOST = 0.1
+"""The share of examples that may not pair up before something is wrong with the tokenizers."""
+
+
+class _Pairs(NamedTuple):
+    """Of one of the student's rows: int64 [words] each. A row of one output has one word at no position."""
+
+    rows: np.ndarray
+    theirs: np.ndarray
+    mine: np.ndarray
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A teacher's `features`, and for each of the student's features which of them and which tokens are compared."""
+
+    features: Sequence[Feature]
+    pairs: Sequence[_Pairs]
+    per_token: bool
+
+    def batch(self, index: Sequence[int], pad_id: int) -> tuple[dict[str, np.ndarray], dict[int, int]]:
+        """The teacher's padded batch for rows `index` of the student, and where in it each of its features stands."""
+        rows = sorted({row for i in index for row in self.pairs[i].rows.tolist()}) or [0]
+        return pad([self.features[row] for row in rows], pad_id), {row: at for at, row in enumerate(rows)}
+
+    def mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
+        """[batch, length], 1 where the teacher speaks of a token of the student's batch; `None` for whole rows."""
+        if not self.per_token:
+            return None
+        mask = torch.zeros_like(batch["attention_mask"])
+        for row, i in zip(mask, batch["index"].tolist(), strict=True):
+            row[torch.from_numpy(self.pairs[i].mine).to(row.device)] = 1
+        return mask
+
+    def translated(self, said: Signals, places: Mapping[int, int], batch: Mapping[str, Tensor]) -> Signals:
+        """What the teacher said of its own batch, as of the student's `batch`: outputs only."""
+        index = batch["index"].tolist()
+        found: dict[str, Tensor] = {}
+        for name, output in said.outputs.items():
+            if not self.per_token:
+                found[name] = output[[places[int(self.pairs[i].rows[0])] for i in index]]
+                continue
+            found[name] = output.new_zeros(*batch["attention_mask"].shape, output.shape[-1])
+            for at, i in enumerate(index):
+                rows, theirs, mine = self.pairs[i]
+                found[name][at, torch.from_numpy(mine)] = output[[places[r] for r in rows.tolist()], theirs.tolist()]
+        mask = self.mask(batch)
+        if mask is None:
+            mask = batch.get("attention_mask", torch.ones(len(index), 1, dtype=torch.long, device=said.mask.device))
+        return Signals(found, {}, {}, {}, {}, mask, said.depth)
+
+
+def same_input(one: Path, other: Path) -> bool:
+    """Whether the models in two folders read the same ids (or pixels) for the same input."""
+    return _reader(one) == _reader(other)
+
+
+def _reader(folder: Path) -> object:
+    """What turns input into ids or pixels, less what is set anew when it is loaded."""
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        if (folder / name).is_file():
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            return {key: value for key, value in content.items() if key not in ("truncation", "padding", "version")}
+    raise InputError(f"{folder}: has neither tokenizer.json nor preprocessor_config.json; save the tokenizer there")
+
+
+def check(kind: Kind, folder: Path) -> None:
+    """Refuse a kind of model whose outputs cannot be compared across tokenizers; `folder` is the teacher's."""
+    if kind == "question-answering":
+        raise InputError(
+            f"{folder}: this teacher's tokenizer is not the student's, and answer positions in other tokens cannot be "
+            "compared; take a teacher with the student's tokenizer"
+        )
+
+
+def align(student: Sequence[Feature], teacher: Sequence[Feature], kind: Kind, folder: Path) -> Alignment:
+    """Pair the features that the same examples gave for the student and for the teacher in `folder`.
+
+    Raises `InputError` for answer positions, and where the examples do not pair up.
+    """
+    check(kind, folder)
+    per_token = kind == "token-classification"
+    mine, theirs = _by_example(student), _by_example(teacher)
+    pairs: dict[int, _Pairs] = {}
+    lost = 0
+    for example, numbers in mine.items():
+        others = theirs.get(example, [])
+        if per_token:
+            one, other = _labelled(student, numbers), _labelled(teacher, others)
+            if len(one) != len(other):
+                lost += 1
+                one = other = np.zeros((0, 2), dtype=np.int64)
+            for number in numbers:
+                here = one[:, 0] == number
+                pairs[number] = _Pairs(other[here, 0], other[here, 1], one[here, 1])
+        else:
+            if len(numbers) != len(others):
+                raise InputError(
+                    f"{folder}: example {example + 1} gives {len(others)} rows for this teacher and {len(numbers)} for "
+                    "the student; take a teacher with the student's tokenizer"
+                )
+            none = np.zeros(1, dtype=np.int64)
+            pairs |= {n: _Pairs(np.array([o]), none, none) for n, o in zip(numbers, others, strict=True)}
+    if lost > _MOST_LOST * len(mine):
+        raise InputError(
+            f"{folder}: {lost} of {len(mine)} examples have other labelled words for this teacher than for the "
+            "student; take a teacher whose tokenizer sees the same words"
+        )
+    return Alignment(teacher, [pairs[number] for number in range(len(student))], per_token)
+
+
+def _by_example(features: Sequence[Feature]) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for number, feature in enumerate(features):
+        found.setdefault(feature.example, []).append(number)
+    return found
+
+
+def _labelled(features: Sequence[Feature], numbers: Sequence[int]) -> np.ndarray:
+    """(feature, position) of each labelled token of an example, in order: int64 [words, 2]."""
+    found = [
+        np.stack([np.full(len(at), number), at], axis=1)
+        for number in numbers
+        for at in [np.flatnonzero(features[number].labels["labels"] != -100)]
+    ]
+    return np.concatenate([*found, np.zeros((0, 2), dtype=np.int64)]).astype(np.int64)
