@@ -81,6 +81,7 @@ class Speaker(torch.nn.Module):
 
     def _listen(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
         if self._said is not None:
+            if self._said is not None:
             self._said.setdefault(module, []).append(output)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Signals:
