@@ -14,6 +14,10 @@ ONNX Runtime fuses either into one integer kernel that gives floats, so outputs,
 are not rounded: rounding them is what ruins a static transformer. An embedding looks up int8 rows and multiplies
 each by its scale. A convolution (a ViT's patches) stores int8 and computes in float.
 
+Weights that several layers share (ALBERT's) are quantized once, for all of them. torch's exporter leaves those as the
+module has them, [out, in], with a Transpose behind; that is taken as a constant here. What is then still a float
+matrix, and was not to be, is an error: a form of layer that this module overlooks.
+
 The graph is edited here rather than by `onnxruntime.quantization`, which fails in shape inference on the Gemm of
 torch's exporter, gives a whole embedding one scale, and leaves files behind when it fails.
 """
@@ -25,13 +29,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.errors import InputError
+from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline.quantizers import Layer, Ranges
 from edgekit.records import Record
 from edgekit.tasks import Arrays
 
 _LINEAR, _LOOKED_UP = 63, 127  # the greatest int8 of a weight that is multiplied, and of one that is not
 _WEIGHT = {"MatMul": 1, "MatMulInteger": 1, "Gemm": 1, "Conv": 1, "Gather": 0}  # which input of a node it is
+_SAME = ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze", "Squeeze")  # what gives the weights that it takes
 
 
 class Params(Record):
@@ -42,19 +47,42 @@ def layers(path: Path) -> tuple[Layer, ...]:
     """Every MatMul, Gemm, Gather and Conv with constant weights, named by the torch module that it came from."""
     import onnx
 
-    model = onnx.load(path)
+    model = _read(path)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     # a static layer takes its weight through a DequantizeLinear
     weights |= {n.output[0]: weights[n.input[0]] for n in model.graph.node if n.input and n.input[0] in weights
                 and n.op_type == "DequantizeLinear"}  # fmt: skip
     found: dict[str, Layer] = {}
+    counted: set[tuple[str, str]] = set()
     for node in model.graph.node:
-        if (weight := _weight(node, weights)) is not None:
+        if (weight := _weight(node, weights)) is not None and (_layer(node), weight.name) not in counted:
             dtype = "int8" if weight.data_type == onnx.TensorProto.INT8 else "float32"
             name = _layer(node)
+            counted.add((name, weight.name))
             before = found[name].elements if name in found else 0
             found[name] = Layer(name, dtype, before + int(np.prod(weight.dims)))
     return tuple(found.values())
+
+
+def _read(path: Path) -> Any:
+    """The model, with each Transpose of a constant done: the transposed constant has the name of its output."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    done = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in constants]
+    for node in done:
+        order = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == "perm"), None)
+        turned = np.ascontiguousarray(np.transpose(onnx.numpy_helper.to_array(constants[node.input[0]]), order))
+        graph.initializer.append(onnx.numpy_helper.from_array(turned, node.output[0]))
+        graph.node.remove(node)
+    if done:
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        kept = [tensor for tensor in graph.initializer if tensor.name in used]
+        del graph.initializer[:]
+        graph.initializer.extend(kept)
+    return model
 
 
 def calibrate(source: Path, rows: Iterable[Arrays]) -> Ranges:
@@ -66,7 +94,7 @@ def calibrate(source: Path, rows: Iterable[Arrays]) -> Ranges:
     import onnx
     import onnxruntime
 
-    model = onnx.load(source)
+    model = _read(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     linear = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and _weight(n, weights) is not None]
     names = list(dict.fromkeys(node.input[0] for node in linear))
@@ -88,10 +116,10 @@ def calibrate(source: Path, rows: Iterable[Arrays]) -> Ranges:
 
 
 def quantize(source: Path, path: Path, ranges: Ranges | None = None, keep_float: Collection[str] = ()) -> None:
-    """Write the int8 model; see the module."""
+    """Write the int8 model; see the module. Raises `NotGoodEnough` where a weight stays float that was not to."""
     import onnx
 
-    model = onnx.load(source)
+    model = _read(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     chosen = {
         i: onnx.numpy_helper.to_array(weight)
@@ -106,12 +134,36 @@ def quantize(source: Path, path: Path, ranges: Ranges | None = None, keep_float:
             rewrite[node.op_type](edit, node, chosen[i])
         else:
             edit.nodes.append(node)
+    _check(edit.nodes, weights, keep_float)
     used = {name for node in edit.nodes for name in node.input}
     constants = [*(tensor for tensor in model.graph.initializer if tensor.name in used), *edit.constants.values()]
     del model.graph.node[:], model.graph.initializer[:]
     model.graph.node.extend(edit.nodes)
     model.graph.initializer.extend(constants)
     onnx.save(model, path)
+
+
+def _check(nodes: Iterable[Any], weights: Mapping[str, Any], keep_float: Collection[str]) -> None:
+    """Raise `NotGoodEnough` where a layer of `nodes` that is not to stay float multiplies by a float matrix.
+
+    A matrix that is added (a ViT's positions) or normalised (DeBERTa-v2's) is no layer's weight.
+    """
+    import onnx
+
+    float_type = onnx.TensorProto.FLOAT
+    matrix = {name: name for name, w in weights.items() if w.data_type == float_type and len(w.dims) == 2}
+    left: dict[str, int] = {}
+    for node in nodes:
+        if node.op_type in _SAME and node.input[0] in matrix:
+            matrix[node.output[0]] = matrix[node.input[0]]
+        place = _WEIGHT.get(node.op_type)
+        if place is not None and _layer(node) not in keep_float and (name := matrix.get(node.input[place])):
+            left[name] = int(np.prod(weights[name].dims)) * 4
+    if left:
+        raise NotGoodEnough(
+            f"{sum(left.values()):,} bytes of weights would stay float32, {', '.join(list(left)[:3])} among them: they "
+            "are used in a way that this quantizer does not know; leave the quantize step out"
+        )
 
 
 class _Edit:
@@ -141,7 +193,9 @@ class _Edit:
         return name
 
     def weight(self, name: str, value: np.ndarray, axis: int, most: int) -> tuple[str, str]:
-        """The names of the int8 tensor and of its scales along `axis`."""
+        """The names of the int8 tensor and of its scales along `axis`; made once where layers share it."""
+        if f"{name}_int8" in self.constants:
+            return f"{name}_int8", f"{name}_scale"
         others = tuple(i for i in range(value.ndim) if i != axis)
         greatest = np.abs(value).max(axis=others, keepdims=True)
         scale = np.where(greatest > 0, greatest / most, 1).astype(np.float32)

@@ -1,6 +1,7 @@
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -8,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from edgekit import infer
-from edgekit.errors import InputError
+from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline.quantizers import onnx as quantizer
 
 RANDOM = np.random.default_rng(0)
@@ -108,6 +109,68 @@ def test_layers_are_found_in_graph_order_before_and_after(source: Path, tmp_path
     assert [layer.name for layer in after if layer.dtype == "float32"] == ["linear"]
     assert sum(layer.elements for layer in after if layer.dtype == "int8") == 640 + 48
     np.testing.assert_array_equal(constants(tmp_path / "int8.onnx")["weight"], constants(source)["weight"])
+
+
+def _graph(nodes: list[onnx.NodeProto], size: int, path: Path, **constants: np.ndarray) -> Path:
+    """A model of one input x [batch, 16] and one output y [batch, size]."""
+    graph = helper.make_graph(
+        nodes,
+        "hand",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["batch", size])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["dynamic", "static"])
+@pytest.mark.parametrize("perm", [{"perm": [1, 0]}, {}])
+def test_weights_shared_through_a_transpose_are_quantized_once(tmp_path: Path, mode: str, perm: dict[str, Any]) -> None:
+    square = np.random.default_rng(2).normal(size=(16, 16)).astype(np.float32) / 4
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["turned"], "turn", **perm),
+        helper.make_node("MatMul", ["x", "turned"], ["a"], "first"),
+        helper.make_node("MatMul", ["a", "turned"], ["b"], "second"),
+        helper.make_node("MatMul", ["b", "turned"], ["y"], "third"),
+    ]
+    path, quantized = _graph(nodes, 16, tmp_path / "m.onnx", w=square), tmp_path / "q.onnx"
+    inputs = [{"x": np.random.default_rng(i).normal(size=(1, 16)).astype(np.float32)} for i in range(50)]
+    assert [(layer.dtype, layer.elements) for layer in quantizer.layers(path)] == [("float32", 256)] * 3
+    quantizer.quantize(path, quantized, quantizer.calibrate(path, inputs) if mode == "static" else None)
+    assert [layer.dtype for layer in quantizer.layers(quantized)] == ["int8"] * 3
+    values = constants(quantized)
+    assert [name for name, value in values.items() if value.shape == (16, 16)] == ["turned_int8"]
+    scale = abs(square).max(1) / 63  # one for each output
+    np.testing.assert_allclose(values["turned_scale"], scale, rtol=1e-6)
+    assert abs(values["turned_int8"] - np.round(square / scale[:, None]).T).max() <= 1
+    for row in inputs[:5]:
+        expected = row["x"] @ square.T @ square.T @ square.T
+        np.testing.assert_allclose(infer.open_model(quantized)(row)["y"], expected, rtol=0, atol=0.1)
+    quantizer.quantize(path, quantized, keep_float=["second"])
+    assert [layer.dtype for layer in quantizer.layers(quantized)] == ["int8", "float32", "int8"]
+
+
+def test_weights_that_would_stay_float_unseen_are_an_error(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Identity", ["weight"], ["same"], "same"),  # as no exporter writes it
+        helper.make_node("MatMul", ["x", "same"], ["y"], "linear"),
+    ]
+    path = _graph(nodes, 12, tmp_path / "m.onnx", weight=WEIGHT)
+    with pytest.raises(NotGoodEnough, match="768 bytes of weights would stay float32, weight among them"):
+        quantizer.quantize(path, tmp_path / "q.onnx")
+    assert not (tmp_path / "q.onnx").exists()
+    quantizer.quantize(path, tmp_path / "q.onnx", keep_float=["linear"])
+
+
+def test_a_matrix_that_is_added_may_stay_float(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "weight"], ["wide"], "linear"),
+        helper.make_node("Add", ["wide", "positions"], ["y"], "add"),
+    ]
+    path = _graph(nodes, 12, tmp_path / "m.onnx", weight=WEIGHT, positions=WEIGHT)
+    quantizer.quantize(path, tmp_path / "q.onnx")
+    assert "positions" in constants(tmp_path / "q.onnx")
 
 
 def test_a_shared_activation_is_quantized_once(tmp_path: Path) -> None:
