@@ -6,7 +6,7 @@ softmax, from the outputs of the query and key projections, so the forward pass 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -18,6 +18,7 @@ from transformers import AutoConfig, PreTrainedModel
 from edgekit.errors import InputError
 from edgekit.pipeline import families, models
 from edgekit.records import Kind
+from edgekit.tasks import Feature
 
 if TYPE_CHECKING:
     from edgekit.pipeline.alignment import Alignment
@@ -81,7 +82,6 @@ class Speaker(torch.nn.Module):
 
     def _listen(self, module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
         if self._said is not None:
-            if self._said is not None:
             self._said.setdefault(module, []).append(output)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Signals:
@@ -122,12 +122,18 @@ class Teacher:
         alignment: "Alignment | None" = None,
         kept: Kept | None = None,
     ) -> None:
-        """`alignment`: the training features in this teacher's own tokens, where its tokenizer is not the student's."""
+        """`alignment`: what pairs this teacher's own tokens with the student's, where their tokenizers differ."""
         self.folder, self.labels, self.alignment, self.kept = folder, labels, alignment, kept
         self.kind: Kind = kind
         config = AutoConfig.from_pretrained(folder)
         self.depth: int = config.num_hidden_layers
         self.width: int = config.hidden_size
+        self.pad_id: int = getattr(config, "pad_token_id", None) or 0
+
+    @property
+    def features(self) -> Sequence[Feature] | None:
+        """The training features in this teacher's own tokens, `None` where they are the student's."""
+        return self.alignment.features if self.alignment else None
 
     @cached_property
     def speaker(self) -> Speaker:
@@ -141,24 +147,23 @@ class Teacher:
         Of a teacher with a tokenizer of its own that is outputs, and `mask` says of which tokens; anything else is an
         `InputError`.
         """
-        if self.alignment and wanted - OUTPUTS_ONLY:
+        if self.alignment is None:
+            return self._heard(batch, wanted)
+        if wanted - OUTPUTS_ONLY:
             raise InputError(
                 f"{self.folder}: this teacher's tokenizer is not the student's, so only outputs can be compared; leave "
                 "out losses on layers, or take a teacher with the student's tokenizer"
             )
-        said = self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
-        mask = self.alignment.mask(batch) if self.alignment else None
-        return said if mask is None else replace(said, mask=mask)
+        own = self.alignment.batch(batch, self.pad_id)
+        return self.alignment.translated(self._heard(own, wanted), own["index"], batch)
+
+    def _heard(self, batch: Mapping[str, Tensor], wanted: Wanted) -> Signals:
+        return self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
 
     @torch.no_grad()
     def speak(self, batch: Mapping[str, Tensor]) -> Signals:
-        """Run the model on a padded batch, or on the batch's rows in its own tokens."""
-        if self.alignment is None:
-            return self.speaker(batch)
-        own, places = self.alignment.batch(batch["index"].tolist(), models.pad_id(self.speaker.model))
-        device = self.speaker.model.device
-        said = self.speaker({name: torch.from_numpy(array).to(device) for name, array in own.items()})
-        return self.alignment.translated(said, places, batch)
+        """Run the model on a padded batch of its own tokens."""
+        return self.speaker(batch)
 
 
 def _split_heads(projected: Tensor, head_size: int) -> Tensor:
