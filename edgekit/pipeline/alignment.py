@@ -45,36 +45,31 @@ class Alignment:
     pairs: Sequence[_Pairs]
     per_token: bool
 
-    def batch(self, index: Sequence[int], pad_id: int) -> tuple[dict[str, np.ndarray], dict[int, int]]:
-        """The teacher's padded batch for rows `index` of the student, and where in it each of its features stands."""
-        rows = sorted({row for i in index for row in self.pairs[i].rows.tolist()}) or [0]
-        return pad([self.features[row] for row in rows], pad_id), {row: at for at, row in enumerate(rows)}
+    def batch(self, batch: Mapping[str, Tensor], pad_id: int) -> dict[str, Tensor]:
+        """The teacher's padded batch for the rows of the student's `batch`; its `index` counts `features`."""
+        wanted = {row for i in batch["index"].tolist() for row in self.pairs[i].rows.tolist()}
+        rows = sorted(wanted) or [0]  # no word of the batch has a counterpart: any row will do, nothing of it is used
+        own = pad([self.features[row] for row in rows], pad_id)
+        device = batch["index"].device
+        tensors = {name: torch.from_numpy(array).to(device) for name, array in own.items()}
+        return {"index": torch.tensor(rows, device=device), **tensors}
 
-    def mask(self, batch: Mapping[str, Tensor]) -> Tensor | None:
-        """[batch, length], 1 where the teacher speaks of a token of the student's batch; `None` for whole rows."""
+    def translated(self, said: Signals, rows: Tensor, batch: Mapping[str, Tensor]) -> Signals:
+        """What the teacher said of `rows` of its features, as of the student's `batch`: outputs, and of which tokens."""
+        place = {row: at for at, row in enumerate(rows.tolist())}
+        pairs = [self.pairs[i] for i in batch["index"].tolist()]
         if not self.per_token:
-            return None
+            at = [place[int(each.rows[0])] for each in pairs]
+            outputs = {name: output[at] for name, output in said.outputs.items()}
+            return Signals(outputs, {}, {}, {}, {}, batch.get("attention_mask", said.mask[at]), said.depth)
+        logits = said.outputs["logits"]
         mask = torch.zeros_like(batch["attention_mask"])
-        for row, i in zip(mask, batch["index"].tolist(), strict=True):
-            row[torch.from_numpy(self.pairs[i].mine).to(row.device)] = 1
-        return mask
-
-    def translated(self, said: Signals, places: Mapping[int, int], batch: Mapping[str, Tensor]) -> Signals:
-        """What the teacher said of its own batch, as of the student's `batch`: outputs only."""
-        index = batch["index"].tolist()
-        found: dict[str, Tensor] = {}
-        for name, output in said.outputs.items():
-            if not self.per_token:
-                found[name] = output[[places[int(self.pairs[i].rows[0])] for i in index]]
-                continue
-            found[name] = output.new_zeros(*batch["attention_mask"].shape, output.shape[-1])
-            for at, i in enumerate(index):
-                rows, theirs, mine = self.pairs[i]
-                found[name][at, torch.from_numpy(mine)] = output[[places[r] for r in rows.tolist()], theirs.tolist()]
-        mask = self.mask(batch)
-        if mask is None:
-            mask = batch.get("attention_mask", torch.ones(len(index), 1, dtype=torch.long, device=said.mask.device))
-        return Signals(found, {}, {}, {}, {}, mask, said.depth)
+        found = logits.new_zeros(*mask.shape, logits.shape[-1])
+        for number, each in enumerate(pairs):
+            mine = torch.from_numpy(each.mine).to(mask.device)
+            found[number, mine] = logits[[place[row] for row in each.rows.tolist()], each.theirs.tolist()]
+            mask[number, mine] = 1
+        return Signals({"logits": found}, {}, {}, {}, {}, mask, said.depth)
 
 
 def same_input(one: Path, other: Path) -> bool:
