@@ -55,7 +55,7 @@ class Alignment:
         return {"index": torch.tensor(rows, device=device), **tensors}
 
     def translated(self, said: Signals, rows: Tensor, batch: Mapping[str, Tensor]) -> Signals:
-        """What the teacher said of `rows` of its features, as of the student's `batch`: outputs, and of which tokens."""
+        """What the teacher said of `rows` of its features, as of the student's `batch`: its outputs only."""
         place = {row: at for at, row in enumerate(rows.tolist())}
         pairs = [self.pairs[i] for i in batch["index"].tolist()]
         if not self.per_token:

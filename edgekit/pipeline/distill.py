@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, families, models, weights
+from edgekit.pipeline import Job, alignment, cache, families, models, weights
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.signals import Speaker, Teacher, uniform_map
 from edgekit.pipeline.training import train
@@ -87,11 +87,19 @@ def train_student(
     seed = seed_of(training, job)
     torch.manual_seed(seed)
     kind = job.data.kind
-    lesson = Lesson(
-        Speaker(student, kind), tuple(Teacher(folder, kind, job.data.labels) for folder in teachers),
-        features, kind, seed,
-    )  # fmt: skip
-    return train(
-        module.objective(params, lesson), features, training,
-        pad_id=models.pad_id(student), seed=seed, scratch=job.scratch, what="train the student",
-    )  # fmt: skip
+    its = tuple(teacher_of(folder, job, features) for folder in teachers)
+    lesson = Lesson(Speaker(student, kind), its, features, kind, seed)
+    with cache.keeping(its, features, job, training):
+        return train(
+            module.objective(params, lesson), features, training,
+            pad_id=models.pad_id(student), seed=seed, scratch=job.scratch, what="train the student",
+        )  # fmt: skip
+
+
+def teacher_of(folder: Path, job: Job, features: Sequence[Feature]) -> Teacher:
+    """The teacher in `folder`, which gets `features` in its own tokens where its tokenizer is not the student's."""
+    own = None
+    if not alignment.same_input(folder, job.parents["model"].folder):
+        alignment.check(job.data.kind, folder)
+        own = alignment.align(features, job.data.features("train", folder), job.data.kind, folder)
+    return Teacher(folder, job.data.kind, job.data.labels, own)
