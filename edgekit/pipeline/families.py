@@ -247,7 +247,7 @@ def keep_heads(model: PreTrainedModel, keep: Sequence[Sequence[int]]) -> None:
     else:
         kept = [[there[i] for i in layer] for there, layer in zip(_heads(config), keep, strict=True)]
         _set_pruned(config, kept)
-    _shrink_heads(model, keep)
+    _take_heads(model, [sorted(heads) for heads in keep])
 
 
 def _set_pruned(config: PreTrainedConfig, kept: Sequence[Sequence[int]]) -> None:
@@ -256,9 +256,10 @@ def _set_pruned(config: PreTrainedConfig, kept: Sequence[Sequence[int]]) -> None
     config.pruned_heads = {str(i): [h for h in every if h not in heads] for i, heads in enumerate(kept)}
 
 
-def _shrink_heads(model: PreTrainedModel, keep: Sequence[Sequence[int]]) -> None:
-    for layer, heads in zip(own_layers(model), keep, strict=True):
-        units = [head * layer.head_size + i for head in sorted(heads) for i in range(layer.head_size)]
+def _take_heads(model: PreTrainedModel, take: Sequence[Sequence[int]]) -> None:
+    """Leave the heads `take[layer]`, in that order."""
+    for layer, heads in zip(own_layers(model), take, strict=True):
+        units = [head * layer.head_size + i for head in heads for i in range(layer.head_size)]
         for linear in (layer.query, layer.key, layer.value, *layer.positions):
             _keep_rows(linear, units)
         _keep_columns(layer.output, units)
@@ -270,8 +271,8 @@ def _shrink_heads(model: PreTrainedModel, keep: Sequence[Sequence[int]]) -> None
             if hasattr(layer.attention, name):
                 setattr(layer.attention, name, value)
     for bias in _modules(model.base_model, family(model).head_bias or "-"):
-        bias.weight = _select(bias.weight, 1, sorted(keep[0]))
-        bias.embedding_dim = len(keep[0])
+        bias.weight = _select(bias.weight, 1, take[0])
+        bias.embedding_dim = len(take[0])
 
 
 def pruned(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -285,7 +286,7 @@ def pruned(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type
     class Pruned(model_class):  # type: ignore[misc, valid-type]
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            _shrink_heads(self, _heads(config))
+            _take_heads(self, _heads(config))
 
     Pruned.__name__ = Pruned.__qualname__ = model_class.__name__
     return Pruned
@@ -293,11 +294,31 @@ def pruned(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type
 
 def keep_neurons(model: PreTrainedModel, keep: Sequence[Sequence[Sequence[int]]]) -> None:
     """Take all neurons but `keep[layer][network]` out of each feed-forward network, in place; all the same number."""
-    for layer, networks in zip(own_layers(model), keep, strict=True):
-        for (up, down), neurons in zip(layer.feed_forward, networks, strict=True):
-            _keep_rows(up, sorted(neurons))
-            _keep_columns(down, sorted(neurons))
+    _take_neurons(model, [[sorted(neurons) for neurons in networks] for networks in keep])
     setattr(model.config, family(model).neurons, len(keep[0][0]))
+
+
+def _take_neurons(model: PreTrainedModel, take: Sequence[Sequence[Sequence[int]]]) -> None:
+    for layer, networks in zip(own_layers(model), take, strict=True):
+        for (up, down), neurons in zip(layer.feed_forward, networks, strict=True):
+            _keep_rows(up, neurons)
+            _keep_columns(down, neurons)
+
+
+def rewire(model: PreTrainedModel, heads: Sequence[Sequence[int]], neurons: Sequence[Sequence[Sequence[int]]]) -> None:
+    """Put the heads `[layer]` and neurons `[layer][network]` into these orders, in place.
+
+    All are there, so what the model computes stays the same. Where the family has a bias shared by all layers (MPNet),
+    they must have the same order of heads.
+    """
+    _take_heads(model, heads)
+    _take_neurons(model, neurons)
+
+
+def stack(model: PreTrainedModel) -> tuple[nn.Module, str]:
+    """The module that runs the layers one after the other, and its attribute that is the list of them (not ALBERT)."""
+    parent, _, name = family(model).layers.removesuffix(".*").rpartition(".")
+    return model.base_model.get_submodule(parent), name
 
 
 def with_layers(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
@@ -309,8 +330,7 @@ def with_layers(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
     config, found = student.config, family(student)
     if not found.shared:
         heads = _heads(config)
-        parent, _, name = found.layers.removesuffix(".*").rpartition(".")
-        encoder: Any = student.base_model.get_submodule(parent)
+        encoder, name = stack(student)
         setattr(encoder, name, nn.ModuleList(getattr(encoder, name)[i] for i in keep))
         if getattr(config, "pruned_heads", None):
             _set_pruned(config, [heads[i] for i in keep])
