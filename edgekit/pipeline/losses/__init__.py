@@ -2,6 +2,9 @@
 
 A plugin holds a `Params` record (with `weight` and `schedule`, see `_params`), `reads` and `loss`. A loss on hidden
 states also has `projection` among its `Params`: the method then hands it the student's states in the teacher's width.
+One on hidden states or attention that compares whole rows, and not token with token, says `WHOLE_ROWS = True`: it then
+takes a teacher with another tokenizer. Private modules hold what several share: `_params` which layers, `_soft` what of
+the outputs, `_attention` scores and relations.
 """
 
 from typing import Any, Protocol

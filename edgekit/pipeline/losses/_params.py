@@ -1,7 +1,7 @@
 """What the parameters of several losses share: a weight, and which layers are compared."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -10,7 +10,12 @@ from edgekit.errors import InputError
 from edgekit.pipeline.signals import uniform_map
 from edgekit.records import Record
 
-Layers = Literal["uniform", "top", "bottom", "last"] | tuple[tuple[int, int], ...]
+Pair = tuple[int, int]
+Pairs = Annotated[tuple[Pair, ...], Field(min_length=1)]
+Layers = Literal["uniform", "top", "bottom", "last"] | Pairs
+Flow = tuple[Pair, Pair]
+"""[[s1, s2], [t1, t2]]: two of the student's layers and the two of the teacher's that they are held against."""
+Flows = Literal["consecutive", "same"] | Annotated[tuple[Flow, ...], Field(min_length=1)]
 
 
 class Weighted(Record):
@@ -33,11 +38,19 @@ class Projected(Matched):
     projection: Literal["linear", "relu", "tanh"] | None = None
 
 
-def pairs(layers: Layers, student: int, teacher: int, lowest: int = 1) -> tuple[tuple[int, int], ...]:
+class Flowing(Weighted):
+    """`layers`: `[[[s1, s2], [t1, t2]], ...]`, two of the student's layers and the two of the teacher's that they are
+    held against, 0 for the embeddings; or by TinyBERT's uniform map g, `consecutive`, from each of the student's layers
+    to the next, [[m - 1, m], [g(m - 1), g(m)]], or `same`, each layer with itself, [[m, m], [g(m), g(m)]]."""
+
+    layers: Flows
+
+
+def pairs(layers: Layers, student: int, teacher: int, lowest: int = 1) -> tuple[Pair, ...]:
     """(student's, teacher's) layers, from 1, of models of `student` and `teacher` layers.
 
     Jiao et al. 2020, section 4.4: uniform g(m) = m N / M, top g(m) = m + N - M, bottom g(m) = m. `lowest` is 0 where
-    the embeddings can be compared too. Raises `InputError` for a layer that does not exist.
+    the embeddings can be compared too. Raises `InputError` for a layer that does not exist, and for none at all.
 
     >>> pairs("uniform", 3, 6), pairs("top", 2, 6), pairs("last", 3, 6)
     (((1, 2), (2, 4), (3, 6)), ((1, 5), (2, 6)), ((3, 6),))
@@ -52,13 +65,45 @@ def pairs(layers: Layers, student: int, teacher: int, lowest: int = 1) -> tuple[
                 raise InputError(f'layers = "{layers}": the student has {student} layers, the teacher only {teacher}')
             return tuple((m, m + (teacher - student if layers == "top" else 0)) for m in range(1, student + 1))
         case _:
-            for mine, its in layers:
-                if not (lowest <= mine <= student and lowest <= its <= teacher):
-                    raise InputError(
-                        f"layers: [{mine}, {its}] matches nothing: the student has layers {lowest} to {student}, the "
-                        f"teacher {lowest} to {teacher}"
-                    )
+            for pair in layers:
+                _exists(pair, student, teacher, lowest)
             return layers
+
+
+def flows(layers: Flows, student: int, teacher: int) -> tuple[Flow, ...]:
+    """The pairs of layers of a `Flowing` loss, of models of `student` and `teacher` layers.
+
+    Raises `InputError` for a layer that does not exist.
+
+    >>> flows("consecutive", 2, 6)
+    (((0, 1), (0, 3)), ((1, 2), (3, 6)))
+    """
+    if isinstance(layers, str):
+        matched = ((0, 0), *pairs("uniform", student, teacher))
+        ends = zip(matched[1:] if layers == "same" else matched, matched[1:], strict=layers == "same")
+        return tuple(((s1, s2), (t1, t2)) for (s1, t1), (s2, t2) in ends)
+    for (s1, s2), (t1, t2) in layers:
+        _exists((s1, t1), student, teacher, 0)
+        _exists((s2, t2), student, teacher, 0)
+    return layers
+
+
+def _exists(pair: Pair, student: int, teacher: int, lowest: int) -> None:
+    mine, its = pair
+    if not (lowest <= mine <= student and lowest <= its <= teacher):
+        raise InputError(
+            f"layers: [{mine}, {its}] matches nothing: the student has layers {lowest} to {student}, the "
+            f"teacher {lowest} to {teacher}"
+        )
+
+
+def same_tokens(name: str, mine: torch.Tensor, its: torch.Tensor, dimension: int = 1) -> None:
+    """Refuse states of unlike tokens: those of a teacher that reads a text in tokens of its own."""
+    if mine.shape[dimension] != its.shape[dimension]:
+        raise InputError(
+            f"{name}: the student's rows have {mine.shape[dimension]} tokens, the teacher's "
+            f"{its.shape[dimension]}: they have unlike tokenizers; compare whole rows instead, with kl, output_mse or pkd"
+        )
 
 
 def same_width(name: str, mine: torch.Tensor, its: torch.Tensor) -> None:
@@ -70,5 +115,19 @@ def same_width(name: str, mine: torch.Tensor, its: torch.Tensor) -> None:
         )
 
 
+def over_tokens(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The mean of `values` [batch, length] over unpadded tokens, with no copy of the states that they came from."""
+    real = mask.bool()
+    return values.masked_fill(~real, 0).sum() / real.sum().clamp(min=1)
+
+
+def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`one @ other` in float32, whatever they are and whether or not autocast is on."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one.float() @ other.float()
+
+
 TRUTH: Mapping[str, str] = {"logits": "labels", "start_logits": "start_positions", "end_logits": "end_positions"}
 """Which labels of a batch an output is held against."""
+POSITIONS = frozenset({"start_logits", "end_logits"})
+"""Outputs that are one distribution over the positions of a row, [batch, length]."""

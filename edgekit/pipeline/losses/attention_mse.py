@@ -2,8 +2,9 @@
 
     L = sum over pairs (m, g) of mean over heads of MSE( A_s[m], A_t[g] ),  A = q·k / sqrt(d)
 
-Jiao et al., "TinyBERT", 2020, equation 7. Where pruning left the student fewer heads, the mean over heads of both
-sides is compared, as there are no pairs of heads any more.
+Jiao et al., "TinyBERT", 2020, equation 7. TextBrewer's `attention_mse` is the sum over heads, so this times their
+number. Where pruning left the student fewer heads, the mean over heads of both sides is compared, as there are no
+pairs of heads any more.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from edgekit.pipeline.losses._attention import scores, squared
 from edgekit.pipeline.losses._params import Matched, pairs
 from edgekit.pipeline.signals import Signals, Wanted
 
@@ -26,13 +28,10 @@ def reads(params: Params, student: int, teacher: int) -> Wanted:
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
     """A scalar: mean squares over heads and pairs of unpadded tokens, summed over the pairs of layers."""
-    real = student.mask.bool()
-    both = (real[:, None, :, None] & real[:, None, None, :]).float()
-    chosen = pairs(params.layers, student.depth, teacher.depth)
     terms: list[Tensor] = []
-    for layer, its_layer in chosen:
-        mine, its = student.scores(layer).float(), teacher.scores(its_layer).float()
+    for layer, its_layer in pairs(params.layers, student.depth, teacher.depth):
+        mine, its = scores("attention_mse", student, layer), scores("attention_mse", teacher, its_layer)
         if mine.shape[1] != its.shape[1]:
             mine, its = mine.mean(1, keepdim=True), its.mean(1, keepdim=True)
-        terms.append(((mine - its) ** 2 * both).sum() / (both.sum() * mine.shape[1]))
+        terms.append(squared(mine, its, student.mask))
     return torch.stack(terms).sum()

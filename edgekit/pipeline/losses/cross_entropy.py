@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.losses._params import TRUTH, Weighted
+from edgekit.pipeline.losses._params import POSITIONS, TRUTH, Weighted
 from edgekit.pipeline.signals import Signals, Wanted
 
 
@@ -23,13 +23,14 @@ def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str,
     """A scalar, the mean over outputs and over rows or labelled tokens (a label of -100 is left out)."""
     terms: list[Tensor] = []
     for name, given in student.outputs.items():
-        logits = given
         truth = batch.get(TRUTH.get(name, ""))
         if truth is None:
             raise InputError("cross_entropy: these rows have no labels; leave this loss out")
-        if logits.shape == student.mask.shape:  # one distribution over the positions
+        logits = given
+        if name in POSITIONS:  # padding gets no probability
             logits = logits.masked_fill(student.mask == 0, torch.finfo(logits.dtype).min)
-        terms.append(
-            torch.nn.functional.cross_entropy(logits.float().flatten(0, -2), truth.flatten(), ignore_index=-100)
-        )
+        labelled = (truth.flatten() != -100).nonzero().squeeze(-1)
+        chosen = logits.flatten(0, -2).index_select(0, labelled).float()
+        each = torch.nn.functional.cross_entropy(chosen, truth.flatten()[labelled], reduction="sum")
+        terms.append(each / max(1, len(labelled)))  # a batch may have no label at all
     return torch.stack(terms).mean()

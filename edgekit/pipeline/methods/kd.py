@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline.methods import Lesson
-from edgekit.pipeline.signals import Signals
-from edgekit.records import Record, Use
+from edgekit.pipeline.signals import OUTPUTS_ONLY, Signals, Wanted
+from edgekit.records import Kind, Record, Use
 
 
 class Params(Record):
@@ -37,6 +37,9 @@ class Distillation(nn.Module):
         self.student = lesson.student
         self.progress = 0.0
         self._losses = [plugins.use("losses", use, "kd: losses") for use in params.losses]
+        if teacher.features is not None:
+            for loss, its in self._losses:
+                _refuse_tokens(loss, loss.reads(its, self.student.depth, teacher.depth), lesson.kind)
         self.wanted = frozenset(
             part for loss, its in self._losses for part in loss.reads(its, self.student.depth, teacher.depth)
         )
@@ -73,14 +76,32 @@ def projected(said: Signals, matrix: nn.Module) -> Signals:
 
 
 class _Projected(dict[int, Tensor]):
-    """Hidden states through a projection, computed for the layers that a loss reads and no others."""
+    """Hidden states through a projection, computed once for the layers that a loss reads and for no others."""
 
     def __init__(self, hidden: Any, matrix: nn.Module) -> None:
         super().__init__(hidden)
         self._matrix = matrix
+        self._done: dict[int, Tensor] = {}
 
     def __getitem__(self, layer: int) -> Tensor:
-        return self._matrix(super().__getitem__(layer))
+        if layer not in self._done:
+            self._done[layer] = self._matrix(super().__getitem__(layer))
+        return self._done[layer]
+
+
+def _refuse_tokens(loss: Any, reads: Wanted, kind: Kind) -> None:
+    """Refuse a loss that compares tokens with a teacher that has tokens of its own."""
+    name = loss.__name__.rpartition(".")[2]
+    if reads and kind in ("token-classification", "question-answering"):
+        raise InputError(
+            f"kd: {name} compares tokens in a {kind} task, and the teacher's tokenizer is not the student's; take a "
+            "teacher with the student's tokenizer"
+        )
+    if reads - OUTPUTS_ONLY and not getattr(loss, "WHOLE_ROWS", False):
+        raise InputError(
+            f"kd: {name} compares tokens, and the teacher's tokenizer is not the student's; use losses that compare "
+            "whole rows: kl, soft_cross_entropy, output_mse or pkd"
+        )
 
 
 def weight(weight: float, schedule: str, progress: float) -> float:

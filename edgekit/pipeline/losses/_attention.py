@@ -1,0 +1,76 @@
+"""What the losses on attention share: scores and relations in float32, and what is compared of padded rows.
+
+Scores [batch, heads, length, length] are those before the softmax, q·k / sqrt(d), without a family's own bias of
+positions. A padded token is no key (it gets no probability) and no query (its row does not count).
+"""
+
+import torch
+from torch import Tensor
+
+from edgekit.errors import InputError
+from edgekit.pipeline.losses._params import product, same_tokens
+from edgekit.pipeline.signals import Signals
+
+
+def scores(name: str, signals: Signals, layer: int) -> Tensor:
+    """The scores of a layer for the loss `name`, in float32. Raises `InputError` where the model has no attention."""
+    if layer in signals.kept:
+        return signals.kept[layer].float()
+    heard(name, layer in signals.queries)
+    query, key = signals.queries[layer], signals.keys[layer]
+    return relation(query, key)
+
+
+def relation(one: Tensor, other: Tensor) -> Tensor:
+    """a·b / sqrt(d) of each pair of tokens: [batch, heads, length, d] twice to [batch, heads, length, length]."""
+    return product(one.float() * one.shape[-1] ** -0.5, other.transpose(-1, -2))
+
+
+def heard(name: str, there: bool) -> None:
+    """Refuse a model whose attention cannot be read."""
+    if not there:
+        raise InputError(
+            f"{name}: one of the models has no attention that can be read, or its family is not known; use losses on "
+            "outputs or hidden states"
+        )
+
+
+def same_heads(name: str, mine: Tensor, its: Tensor) -> None:
+    """Refuse unlike numbers of heads."""
+    if mine.shape[1] != its.shape[1]:
+        raise InputError(
+            f"{name}: the student has {mine.shape[1]} heads in this layer, the teacher {its.shape[1]}, and this loss "
+            "compares head with head; use attention_ce_mean, attention_mse (both compare the means over heads), "
+            "attention_mse_sum or minilmv2"
+        )
+
+
+def squared(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
+    """The mean over heads and pairs of unpadded tokens of (mine - its)^2, of scores or whatever has their shape."""
+    same_tokens("attention", mine, its, dimension=-1)
+    real = mask.bool()
+    both = real[:, None, :, None] & real[:, None, None, :]
+    return (mine - its).masked_fill(~both, 0).square().sum() / (both.sum() * mine.shape[1])
+
+
+def cross_entropy(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
+    """The mean over heads and unpadded queries of - sum over keys of softmax(its) * log softmax(mine)."""
+    mine, its = _log_softmax(mine, its, mask)
+    unpadded = mask.bool()[:, None, :]
+    each = -(its.exp() * mine).sum(-1)
+    return each.masked_fill(~unpadded, 0).sum() / (unpadded.sum() * each.shape[1])
+
+
+def divergence(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
+    """The mean over rows, heads and each row's unpadded queries of KL( softmax(its) || softmax(mine) ) over keys."""
+    mine, its = _log_softmax(mine, its, mask)
+    unpadded = mask.bool()[:, None, :]
+    each = torch.nn.functional.kl_div(mine, its, log_target=True, reduction="none").sum(-1)
+    return (each.masked_fill(~unpadded, 0).sum(-1) / unpadded.sum(-1).clamp(min=1)).mean()
+
+
+def _log_softmax(mine: Tensor, its: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    same_tokens("attention", mine, its, dimension=-1)
+    padded = ~mask.bool()[:, None, None, :]
+    lowest = torch.finfo(mine.dtype).min
+    return mine.masked_fill(padded, lowest).log_softmax(-1), its.masked_fill(padded, lowest).log_softmax(-1)
