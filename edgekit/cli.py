@@ -20,6 +20,7 @@ from edgekit.errors import EdgekitError
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 _DEVICE = "A name of `edgekit devices`, adb:SERIAL, ssh:HOST, or a TOML file; repeatable.  [default: host]"
+_LISTED = {"name", "title", "source"}
 _STOPPED = "edgekit: stopped; run the same command again to go on"
 
 
@@ -35,6 +36,13 @@ class _Quantity(click.ParamType[float]):
         if not match or match[2] not in self.units or not float(match[1]):
             self.fail(f"{value!r} is no {self.name}; write a number and one of {', '.join(filter(None, self.units))}")
         return float(match[1]) * self.units[match[2]]
+
+
+def _methods(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The names that a shell completes `--method` with."""
+    from edgekit import systems
+
+    return [name for name in systems.names() if name.startswith(incomplete)]
 
 
 _SIZE = _Quantity("size", {"MB": 1e6, "MiB": 2**20, "GB": 1e9, "GiB": 2**30, "kB": 1e3, "B": 1})
@@ -98,21 +106,26 @@ def cli() -> None:
     help="Where finished stages are kept.",
 )  # fmt: skip
 @click.option("--until", metavar="STAGE", help="Stop after this stage (teach, distill, prune, export-onnx, ...).")
+@click.option("--method", metavar="NAME", shell_complete=_methods, help="Train the student so: see `edgekit methods`.")
 @_JSON
-def build(recipe: Path | None, target: str, out: Path | None, store: Path, until: str | None, as_json: bool) -> None:
+def build(
+    recipe: Path | None, target: str, out: Path | None, store: Path, until: str | None, method: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Build RECIPE (a TOML file, or one that ships) into a bundle; without it, the embedded default.
 
     A build that was stopped or killed goes on where it was; an unchanged one does nothing.
     """
-    from edgekit import progress, tables
+    from edgekit import compare, progress, tables
     from edgekit import recipe as recipes
     from edgekit.pipeline.build import build as run
     from edgekit.store import Store
 
     _stop_at_once()
     read, base = recipes.find(recipe)
+    read = compare.with_method(read, method, base)
     wanted = recipes.target(target)
-    folder = out or Path("bundles", f"{read.name}-{wanted.name}")
+    folder = out or Path("bundles", "-".join(filter(None, (read.name, method and Path(method).stem, wanted.name))))
     built = run(read, wanted, Store(store), folder, base, until, done=lambda row: progress.say(tables.line(row)))
     _print(built.model_dump(mode="json") if as_json else tables.build(built))
 
@@ -143,13 +156,67 @@ def run(bundle: Path, given: tuple[str, ...], format: Any, as_json: bool) -> Non
 @cli.command()
 @click.argument("task", required=False)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("recipe.toml"), show_default=True)
+@click.option("--method", metavar="NAME", shell_complete=_methods, help="With the steps of this way to train.")
 @_JSON
-def init(task: str | None, out: Path, as_json: bool) -> None:
+def init(task: str | None, out: Path, method: str | None, as_json: bool) -> None:
     """Write an annotated recipe for TASK to start from; without TASK, say which there are."""
-    from edgekit import recipe as recipes
+    from edgekit.init import init as write
 
-    written = recipes.init(task, out)
+    written = write(task, out, method)
     _print({"recipe": str(written)} if as_json else f"{written}: edit it, then run: edgekit build {written}")
+
+
+@cli.command()
+@click.argument("name", required=False, shell_complete=_methods)
+@_JSON
+def methods(name: str | None, as_json: bool) -> None:
+    """Every way to train the student, with its source; with NAME, its steps."""
+    from edgekit import systems
+
+    if name is not None:
+        found = systems.find(name, "methods")
+        _print(found.model_dump(mode="json") if as_json else found.text.rstrip())
+        return
+    every = [systems.find(one) for one in systems.names()]
+    _print([one.model_dump(mode="json", include=_LISTED) for one in every] if as_json else systems.lines(every))
+
+
+@cli.command()
+@click.argument("recipe", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--method", "methods", multiple=True, metavar="NAME", shell_complete=_methods,
+    help="One of `edgekit methods`, or a TOML file; repeatable.  [default: all but supervised]",
+)  # fmt: skip
+@click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Trainings of each method.")
+@click.option(
+    "--store", type=click.Path(path_type=Path), default=Path(".edgekit"), envvar="EDGEKIT_STORE", show_default=True,
+    help="Where finished stages are kept.",
+)  # fmt: skip
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False),
+    help="The result, for `edgekit report`.  [default: results/compare-RECIPE.json]",
+)  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write a page (.html) as well.")
+@_JSON
+def compare(
+    recipe: Path | None, methods: tuple[str, ...], seeds: int, store: Path, out: Path | None, report: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Train the student of RECIPE by several methods under the same budget: which one is best for it?
+
+    Nothing is exported. What is done is kept: stopped, the same command goes on, and a further method or seed costs
+    itself alone.
+    """
+    from edgekit import compare as comparing
+    from edgekit import recipe as recipes
+    from edgekit.store import Store
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    read, base = recipes.find(recipe)
+    keep = comparing.keeper(out or Path("results", f"compare-{read.name}.json"), report)
+    found = comparing.compare(read, base, methods, seeds, Store(store), keep)
+    _print(found.model_dump(mode="json") if as_json else comparing.lines(found))
+    sys.exit(comparing.exit_code(found, bool(methods)))
 
 
 @cli.command()
@@ -425,6 +492,15 @@ def _print(result: Any) -> None:
 
 def main() -> None:
     """The entry point of the `edgekit` command."""
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:  # started by torchrun or accelerate
+        from edgekit.pipeline import processes
+
+        processes.run(_main)
+    else:
+        _main()
+
+
+def _main() -> None:
     try:
         cli.main(prog_name="edgekit", standalone_mode=False)
     except EdgekitError as error:

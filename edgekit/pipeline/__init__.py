@@ -16,8 +16,10 @@ from typing import Any
 from edgekit import plugins, progress
 from edgekit.corpora import Split
 from edgekit.errors import InputError
+from edgekit.pipeline import processes
 from edgekit.recipe import Recipe, Step
 from edgekit.records import Artifact, Format, Kind, Score, Target
+from edgekit.store import key
 from edgekit.tasks import Feature, Predict
 
 # What these say at import and while saving is nothing that a user could act on; it would bury our own lines.
@@ -57,6 +59,8 @@ class TaskData:
 
     recipe: Recipe
     base: Path
+    shared: Path | None = None
+    """A folder for what several stages and builds can use: the store's; `None`: nothing is kept."""
 
     @cached_property
     def _task(self) -> tuple[Any, Any]:
@@ -70,6 +74,12 @@ class TaskData:
     def kind(self) -> Kind:
         """The kind of model that the task needs."""
         return self._task[0].KIND
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the data and of what the task reads of it."""
+        corpus, params = self._corpus
+        return key({"data": corpus.fingerprint(params, self.base), "task": self.recipe.task.model_dump()})
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -108,7 +118,11 @@ class TaskData:
         return task.encoder(params, folder, self.recipe.max_length)
 
     def score(self, predict: Predict, folder: Path, limit: int | None = None) -> Score:
-        """The score of a model (as `predict`) on the dev split, or on `limit` examples from all over it."""
+        """The score of a model (as `predict`) on the dev split, or on `limit` examples from all over it; of several
+        processes at one stage, process 0 scores and tells the others."""
+        return Score.model_validate(processes.agree(lambda: self._score(predict, folder, limit).model_dump()))
+
+    def _score(self, predict: Predict, folder: Path, limit: int | None) -> Score:
         task, params = self._task
         examples = _spread(self.examples("dev"), limit)
         features = task.features(params, examples, self.labels, self.encoder(folder))

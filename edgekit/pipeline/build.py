@@ -5,6 +5,7 @@
 Importing this imports no torch, so an unchanged build answers at once; a stage's module is imported when it runs.
 """
 
+import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
@@ -13,7 +14,7 @@ from typing import Any
 
 from edgekit import bundle, plugins, progress
 from edgekit.errors import InputError, NotGoodEnough, nearest
-from edgekit.pipeline import Job, Made, Planned, TaskData, check, weights
+from edgekit.pipeline import Job, Made, Planned, TaskData, check, processes, weights
 from edgekit.recipe import Augment, Distill, Export, Extract, Pretrain, Prune, Quantize, Recipe, Teach
 from edgekit.records import Artifact, Built, Facts, StageRow, Target, Use
 from edgekit.store import Store, key, sha256, sources
@@ -89,7 +90,7 @@ def build(
     fell by more than the recipe allows.
     """
     planned = _cut(plan(recipe, target), until)
-    data = TaskData(recipe, base)
+    data = TaskData(recipe, base, store.root)
     ids, versions = keys(recipe, target, base, planned)
     bundle.check_out(out)
     missing = [p for p in planned if store.find(p.name, ids[p.name]) is None]
@@ -101,7 +102,7 @@ def build(
         parents = tuple(ids[name] for name in step.parents.values())
         artifact, cached = store.make(
             step.name, step.stage, ids[step.name], parents, versions[step.name],
-            work=lambda o, s, step=step: _run(step, recipe, target, data, made, o, s),
+            work=lambda o, s, step=step: run_stage(step, ids[step.name], recipe, target, data, made, o, s),
             waiting=lambda step=step: progress.say(f"{step.name}: another build is making it; waiting for that"),
         )  # fmt: skip
         made[step.name] = Made(artifact, store.folder(step.name, artifact.id))
@@ -116,14 +117,18 @@ def build(
     )  # fmt: skip
 
 
-def _run(
-    step: Planned, recipe: Recipe, target: Target, data: TaskData, made: Mapping[str, Made], out: Path, scratch: Path
-) -> Facts:
+def run_stage(
+    step: Planned, id: str, recipe: Recipe, target: Target, data: TaskData, made: Mapping[str, Made], out: Path,
+    scratch: Path,
+) -> Facts:  # fmt: skip
+    """Run the stage that makes the artifact `id`; every process runs those that train (see `processes`)."""
     parents = {role: made[name] for role, name in step.parents.items()}
     history = tuple(m.artifact for m in made.values())
     job = Job(recipe, target, data, parents, out, scratch, step.format, history)
     progress.say(f"{step.name} …")
-    return importlib.import_module(f"edgekit.pipeline.{step.stage}").run(step.step, job)
+    trains = isinstance(step.step, Teach | Pretrain | Distill | Prune) and step.step.training is not None
+    with processes.together(step, id, target, data, made) if trains else contextlib.nullcontext():
+        return importlib.import_module(f"edgekit.pipeline.{step.stage}").run(step.step, job)
 
 
 def _cut(planned: tuple[Planned, ...], until: str | None) -> tuple[Planned, ...]:

@@ -3,10 +3,24 @@
 The batches of all epochs are laid out before the first step as a pure function of the seed, so a run that was
 killed goes on from its last checkpoint with the very batches that an unbroken run would have seen. Sequences of
 like length share a batch, which saves most of the padding.
+
+Of several processes (`processes`) each takes its share of every batch's rows, process r of n the rows r, r + n, ...,
+and the gradients are averaged with the weight of the shares, so the batches, the steps and the result are those of one
+process, and a checkpoint of one goes on with any number of others:
+
+    gradient = sum over processes of (rows here / rows of the batch) * gradient of the loss of the rows here
+
+That is the gradient of the whole batch's loss exactly where the loss is a mean over rows. One that is a mean over
+tokens weighs a token of a share with few tokens a little more; rows of like length, dealt out in turn, keep the shares
+alike. A loss between the rows of a batch sees the rows of a share.
+
+Before every step Python's and NumPy's generators are seeded by the seed and the step, and torch's by the process's
+number too: what must be drawn alike for a whole batch is drawn from one of the former.
 """
 
 import contextlib
 import json
+import random
 import re
 import time
 from collections.abc import Sequence
@@ -15,10 +29,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from edgekit import progress
+from edgekit.errors import InputError
+from edgekit.pipeline import processes
 from edgekit.recipe import Training
 from edgekit.records import Trained
 from edgekit.tasks import Feature, pad
@@ -47,21 +63,24 @@ def train(
     epochs = training.examples / len(lengths) if training.examples else training.epochs
     batches = layout(lengths, training.batch_size, epochs, seed)
     cuda = torch.cuda.is_available()
+    backend = {"ddp_backend": "nccl" if cuda else "gloo"} if processes.count() > 1 else {}
     arguments = TrainingArguments(
         output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
         learning_rate=training.learning_rate, warmup_steps=round(training.warmup * len(batches)),
         lr_scheduler_type="linear", weight_decay=training.weight_decay, max_grad_norm=1.0,
         bf16=_wants_bf16(training, cuda), use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
         save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
-        remove_unused_columns=False,
+        remove_unused_columns=False, ddp_find_unused_parameters=True, **backend,
     )  # fmt: skip
+    arguments._n_gpu = min(1, arguments.n_gpu)  # one process takes one GPU; torchrun starts more
+    checkpoint = _agreed_checkpoint(scratch)
     with progress.bar(what, len(batches)) as show, Peak() as peak:
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
             data_collator=_only, callbacks=[_Watch(show, objective)],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
-        trainer.train(resume_from_checkpoint=_last_checkpoint(scratch))
+        trainer.train(resume_from_checkpoint=checkpoint)
     objective.to("cpu").eval()
     return Trained(examples=sum(map(len, batches)), seconds=round(peak.seconds, 3), peak_rss_bytes=peak.rss_bytes)
 
@@ -123,7 +142,7 @@ def _split(indices: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
-    """Item i is the i-th batch of the run."""
+    """Item i is this process's share of the i-th batch of the run; `share` is how much its mean loss counts."""
 
     def __init__(self, features: Sequence[Feature], batches: Sequence[Sequence[int]], pad_id: int) -> None:
         self.features, self.batches, self.pad_id = features, batches, pad_id
@@ -132,9 +151,21 @@ class _Batches(Dataset[dict[str, torch.Tensor]]):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        rows = self.batches[index]
+        rows, share = shares(self.batches[index], processes.rank(), processes.count())
         batch = pad([self.features[i] for i in rows], self.pad_id)
-        return {"index": torch.tensor(rows), **{name: torch.from_numpy(array) for name, array in batch.items()}}
+        named = {name: torch.from_numpy(array) for name, array in batch.items()}
+        return {"share": torch.tensor(share), "index": torch.tensor(rows), **named}
+
+
+def shares(rows: Sequence[int], rank: int, count: int) -> tuple[Sequence[int], float]:
+    """The rows of a batch that process `rank` of `count` takes, and what its mean loss is multiplied by before the mean
+    over processes. Where there are fewer rows than processes some take one that counts nothing.
+
+    >>> shares([7, 8, 9], 0, 2), shares([7, 8, 9], 1, 2), shares([7], 1, 2)
+    (([7, 9], 1.3333333333333333), ([8], 0.6666666666666666), ([7], 0.0))
+    """
+    mine = rows[rank::count]
+    return mine or rows[:1], len(mine) * count / len(rows)
 
 
 def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -143,15 +174,30 @@ def _only(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 class _Trainer(Trainer):
-    """Takes the batches in the order they were laid out in."""
+    """Takes the batches in the order they were laid out in, and draws at random as a pure function of the step."""
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        batches: Any = train_dataset or self.train_dataset
-        return SequentialSampler(batches)
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The batches as they are: accelerate would deal out whole ones to the processes."""
+        batches: Any = self.train_dataset
+        return DataLoader(batches, batch_size=1, collate_fn=_only, pin_memory=self.args.dataloader_pin_memory)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Which rows they are is asked by the CPU."""
+        device = self.args.device
+        return {n: t if n in ("index", "share") else t.to(device, non_blocking=True) for n, t in inputs.items()}
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of these rows, as much as they are of the batch."""
+        share = inputs.pop("share").item()
+        return super().compute_loss(model, inputs, *args, **kwargs) * share
+
+    def _save_rng_state(self, output_dir: str) -> None: ...
+
+    def _load_rng_state(self, checkpoint: str | None) -> None: ...
 
 
 class _Watch(TrainerCallback):
-    """Shows progress, and asks for a checkpoint every `CHECKPOINT_S` seconds."""
+    """Shows progress, seeds each step, and asks for a checkpoint every `CHECKPOINT_S` seconds."""
 
     def __init__(self, show: Any, objective: Any) -> None:
         self.show, self.objective = show, objective
@@ -160,14 +206,32 @@ class _Watch(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        _seed(args.seed, state.global_step)
         if hasattr(self.objective, "progress"):
             self.objective.progress = state.global_step / state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.show(state.global_step)
         if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
-            control.should_save = True
+            control.should_save = processes.rank() == 0  # it writes what all have in common
             self.saved = time.monotonic()
+
+
+def _seed(seed: int, step: int) -> None:
+    """Seed what draws at random in a step: no two steps alike, and torch's not in two processes."""
+    common, own = np.random.SeedSequence([seed, step]), np.random.SeedSequence([seed, step, processes.rank()])
+    alike = int(common.generate_state(1)[0])
+    random.seed(alike)
+    np.random.seed(alike)
+    torch.manual_seed(int(own.generate_state(1)[0]))
+
+
+def _agreed_checkpoint(scratch: Path) -> str | None:
+    """The checkpoint that every process goes on from."""
+    found = processes.agree(lambda: _last_checkpoint(scratch))
+    if found and not Path(found).is_dir():
+        raise InputError(f"cannot see {found}, from which process 0 goes on; share --store between the machines")
+    return found
 
 
 def _last_checkpoint(scratch: Path) -> str | None:
@@ -180,5 +244,5 @@ def _last_checkpoint(scratch: Path) -> str | None:
             json.loads((folder / "trainer_state.json").read_text())
         except (FileNotFoundError, ValueError):
             continue
-        return str(folder)
+        return str(folder.absolute())
     return None
