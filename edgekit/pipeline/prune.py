@@ -7,23 +7,19 @@ layer; then the student recovers with the teacher; the vocabulary goes last, bec
 student must read the same ids.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgekit import plugins, progress
+from edgekit import progress
 from edgekit.errors import InputError, NotGoodEnough
-from edgekit.pipeline import Job, families, models, vocabulary
+from edgekit.pipeline import Job, families, importance, models, vocabulary
 from edgekit.pipeline.distill import train_student
 from edgekit.recipe import Prune
-from edgekit.records import Facts, Kind
-from edgekit.tasks import Feature, pad
+from edgekit.records import Facts
+from edgekit.tasks import Feature
 
-BATCH = 16
-"""Examples in a batch that a criterion scores on."""
 PROBES = 64
 """Examples on which the outputs without a layer are compared."""
 
@@ -60,7 +56,7 @@ def run(step: Prune, job: Job) -> Facts:
 def _without_layers(model: PreTrainedModel, step: Prune, job: Job, features: Sequence[Feature]) -> PreTrainedModel:
     if step.layers is None:
         return model
-    probes = [features[i] for i in _shuffled(features, job.recipe.seed)[:PROBES]]
+    probes = [features[i] for i in importance.shuffled(features, job.recipe.seed)[:PROBES]]
 
     def outputs(model: PreTrainedModel) -> list[np.ndarray]:
         return [array for found in models.predictor(model, job.data.kind)(probes) for array in found.values()]
@@ -85,57 +81,14 @@ def _without_units(model: PreTrainedModel, step: Prune, job: Job, features: Sequ
     """`model` without the heads and neurons that the criterion scores lowest, in place."""
     if step.heads is None and step.neurons is None:
         return model
-    criterion, params = plugins.use("criteria", step.criterion, "recipe: step prune: criterion")
-    batches = _batches(features, models.pad_id(model), job.recipe.seed)
-    with progress.bar("prune: scores"):
-        scores = criterion.scores(params, model, batches, _loss(job.data.kind, job.recipe.seed))
-    layers = families.own_layers(model)
+    where = "recipe: step prune: criterion"
+    heads, neurons = importance.scores(step.criterion, model, features, job.data.kind, job.recipe.seed, where)
     if step.heads is not None:
-        heads = [scores[f"heads.{i}"] for i in range(len(layers))]
-        if families.family(model).head_bias:
-            heads = [torch.stack(heads).sum(0)] * len(layers)
-        families.keep_heads(model, [_best(each, step.heads) for each in heads])
+        families.keep_heads(model, [importance.order(each)[: step.heads] for each in heads])
     if step.neurons is not None:
-        networks = range(len(layers[0].feed_forward))
-        keep = [[_best(scores[f"neurons.{i}.{k}"], step.neurons) for k in networks] for i in range(len(layers))]
-        families.keep_neurons(model, keep)
+        best = [[importance.order(each)[: step.neurons] for each in networks] for networks in neurons]
+        families.keep_neurons(model, best)
     return model
-
-
-def _best(scores: Tensor, number: int) -> list[int]:
-    """The indices of the `number` highest scores, ascending; the first of equals."""
-    return sorted(torch.sort(scores, descending=True, stable=True).indices[:number].tolist())
-
-
-def _shuffled(features: Sequence[Feature], seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).permutation(len(features))
-
-
-def _batches(features: Sequence[Feature], pad_id: int, seed: int) -> Iterator[Mapping[str, Tensor]]:
-    order = _shuffled(features, seed)
-    for start in range(0, len(order), BATCH):
-        batch = pad([features[i] for i in order[start : start + BATCH]], pad_id)
-        yield {name: torch.from_numpy(array) for name, array in batch.items()}
-
-
-def _loss(kind: Kind, seed: int) -> Callable[[PreTrainedModel, Mapping[str, Tensor]], Tensor]:
-    """What a criterion measures a unit's removal by: the task's loss, or without labels the change of the outputs.
-
-    The latter is the outputs' projection on a random direction v for each example: by first order it moves by
-    vᵀ J for a removal that moves the outputs by J, and E |vᵀ J| = sqrt(2 / pi) |J| for normal v.
-    """
-    random = torch.Generator().manual_seed(seed)
-
-    def loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-        labels = {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
-        inputs = {name: batch[name] for name in models.input_names(model)}
-        if labels:
-            return model(**inputs, **labels).loss
-        outputs = list(models.Exportable(model, kind).outputs(model(**inputs), inputs).values())
-        moves = [(output * torch.randn(output.shape, generator=random)).sum() for output in outputs]
-        return torch.stack(moves).sum() / len(outputs[0])
-
-    return loss
 
 
 def _sizes(model: PreTrainedModel) -> dict[str, int]:
