@@ -27,7 +27,6 @@ from pydantic import Field, field_validator, model_validator
 
 from edgekit import devices
 from edgekit.devices import toml
-from edgekit.errors import InputError, nearest
 from edgekit.records import Gate, Record, Target, Use, parse
 
 
@@ -264,28 +263,6 @@ def shipped() -> dict[str, Path]:
     """The recipes that come with edgekit, by name."""
     folder = Path(__file__).parent / "pipeline" / "recipes"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def init(task: str | None, out: Path) -> Path:
-    """Write an annotated recipe for `task` to `out`, which must not exist yet."""
-    folder = Path(__file__).parent / "pipeline" / "recipes" / "init"
-    known = sorted(path.stem for path in folder.glob("*.toml") if path.stem != "steps")
-    if task is None or task not in known:
-        hint = (
-            f"name a task; {nearest('', known)}"
-            if task is None
-            else f'no task is called "{task}"; {nearest(task, known)}'
-        )
-        raise InputError(f"init: {hint}")
-    text = (folder / f"{task}.toml").read_text(encoding="utf-8") + (folder / "steps.toml").read_text(encoding="utf-8")
-    try:
-        with out.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise InputError(f"init: {out} exists already; name another file with --out") from None
-    except OSError as error:
-        raise InputError(f"init: cannot write {out}: {error.strerror}") from None
-    return out
 
 
 def target(name: str) -> Target:

@@ -59,7 +59,7 @@ def build(built: Built) -> str:
             f"{row.latency_s * 1e3:.2f}" if row.latency_s is not None else "",
             "-" if row.cached else f"{row.seconds:.0f}",
         )
-    lines = [_text(table)]
+    lines = [drawn(table)]
     if scored:
         supports = ", ".join(f"{part.name} {part.support}" for part in scored.parts if part.support is not None)
         lines.append(f"Scored on {scored.examples} examples" + (f" with true cases: {supports}." if supports else "."))
@@ -98,7 +98,7 @@ def bench(benched: Benched, out: Path) -> str:
                 f"{row.per_second:.0f}" if row.per_second >= 10 else f"{row.per_second:.2f}",
                 f"{row.load_s * 1e3:.0f}",
             )
-    lines = [_text(table, 80)] if benched.results else []
+    lines = [drawn(table, 80)] if benched.results else []
     for result in benched.results:
         lines += ["", *_wrapped(_of_device(result))]
     for one in benched.failures:
@@ -232,7 +232,7 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _text(table: "Table", width: int = 200) -> str:
+def drawn(table: "Table", width: int = 200) -> str:
     """A rich table as plain text, as wide as it needs to be."""
     from rich.console import Console
 
@@ -319,7 +319,7 @@ def _changes(checks: Sequence[Check]) -> list[str]:
     table.add_column("answer", no_wrap=True)
     for check in checks:
         table.add_row(*(printable(cell) for cell in (label(check), *cells(check), check.answer)))
-    return _text(table, 80).splitlines() if checks else []
+    return drawn(table, 80).splitlines() if checks else []
 
 
 def _observed(check: Check) -> str:

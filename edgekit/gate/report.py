@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit import bundle
+from edgekit.comparison import Compared
 from edgekit.errors import InputError, printable
 from edgekit.gate import history, junit, markdown, plots, sections, units
 from edgekit.gate.sections import Shown
@@ -31,11 +32,13 @@ _KINDS = (
     (Verdict, {"candidate", "baseline", "checks"}, "a verdict (edgekit gate --json)"),
     (Benched, {"results", "failures"}, "results of several devices (edgekit bench --json)"),
     (RunResult, {"workload", "latency"}, "a result of edgekit bench"),
+    (Compared, {"methods", "seeds"}, "a comparison (edgekit compare)"),
 )
 
 
 def read(paths: Sequence[Path], past: str | None = None) -> Shown:
-    """What the files at `paths` hold: results, verdicts, and bundles (folders or zips), with the history at `past`.
+    """What the files at `paths` hold: results, verdicts, comparisons and bundles (folders or zips), with the history at
+    `past`.
 
     Raises `InputError` for any other file.
     """
@@ -43,6 +46,7 @@ def read(paths: Sequence[Path], past: str | None = None) -> Shown:
     results: list[RunResult] = []
     bundles: list[Bundled] = []
     failures: list[Failure] = []
+    comparisons: list[Compared] = []
     for path in paths:
         if path.is_dir() or (path.is_file() and zipfile.is_zipfile(path)):
             with bundle.opened(path) as (_, manifest):
@@ -54,6 +58,8 @@ def read(paths: Sequence[Path], past: str | None = None) -> Shown:
         elif isinstance(found, Benched):
             results += found.results
             failures += found.failures
+        elif isinstance(found, Compared):
+            comparisons.append(found)
         else:
             results.append(found)
     judged = [result for one in verdicts for two in one.measured for result in (two.baseline, two.candidate)]
@@ -61,7 +67,7 @@ def read(paths: Sequence[Path], past: str | None = None) -> Shown:
     sources = tuple(printable(str(path)) for path in paths)
     return Shown(
         verdicts=tuple(verdicts), results=tuple(fresh), bundles=tuple(bundles), failures=tuple(failures),
-        history=history.read(past) if past else (), sources=sources,
+        comparisons=tuple(comparisons), history=history.read(past) if past else (), sources=sources,
     )  # fmt: skip
 
 
@@ -138,7 +144,7 @@ def page(shown: Shown) -> str:
     )  # fmt: skip
 
 
-def _record(path: Path) -> Verdict | Benched | RunResult:
+def _record(path: Path) -> Verdict | Benched | RunResult | Compared:
     """The record in a JSON file that edgekit wrote."""
     wanted = f"give {', '.join(what for _, _, what in _KINDS)}, or a bundle"
     if not path.is_file():

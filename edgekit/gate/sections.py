@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from edgekit.comparison import Compared
 from edgekit.errors import printable
-from edgekit.gate import drawing, plots, units
+from edgekit.gate import drawing, plots, race, units
 from edgekit.records import Part, Record
 from edgekit.results import Answer, Block, Bundled, Check, Entry, Failure, RunResult, SideBySide, Verdict
 
@@ -26,6 +27,8 @@ class Shown(Record):
     failures: tuple[Failure, ...] = ()
     history: tuple[Entry, ...] = ()
     """Oldest first."""
+    comparisons: tuple[Compared, ...] = ()
+    """Of ways to train a student."""
     sources: tuple[str, ...] = ()
     """The files that were read, as the user named them."""
 
@@ -140,6 +143,10 @@ def figures(
 ) -> dict[str, list[Plot]]:
     """The figures by section."""
     drafts: dict[str, Iterable[_Draft]] = {
+        "methods": (
+            (one.recipe, None, race.figure(one), "each method's score with its seeds, and its size")
+            for one in shown.comparisons
+        ),
         "pipeline": _pipeline(bundles),
         "latency": _latency(groups),
         "memory": _memory(groups),

@@ -1,0 +1,320 @@
+"""`edgekit compare`: several ways to train one student, under the same budget and by the same seeds.
+
+It stands above the wings. Every artifact is made in a process of its own, so that its peak memory is its own too, and
+by the store, so that what is done is never done again: the teacher is made once for all, a comparison that was stopped
+goes on where it was, and one more method or seed costs itself alone. Only the student's trainings take another seed.
+"""
+
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+
+from edgekit import __version__, fresh, progress, systems, tables
+from edgekit import recipe as recipes
+from edgekit.comparison import Compared, Reason, Reference, Run, contender, ranked, rivals
+from edgekit.errors import EdgekitError, InputError, printable
+from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Step, Teach
+from edgekit.records import Built, StageRow, Target
+from edgekit.store import Store
+from edgekit.systems import System
+
+_BARE = ("supervised",)
+"""No distillation: compared only where it is asked for."""
+
+
+def with_method(recipe: Recipe, name: str | None, base: Path) -> Recipe:
+    """`recipe` with its student trained by the method called `name`, if any; `base` is the recipe's folder."""
+    if name is None:
+        return recipe
+    found = systems.apply(recipe, systems.find(name), lambda: _rows(recipe, base))
+    if any(isinstance(step, Prune) and step not in found.step for step in recipe.step):
+        progress.say(f"method {name}: a prune step of the recipe is left out, which is not for this method's student")
+    return found
+
+
+def _rows(recipe: Recipe, base: Path) -> int:
+    """How many training examples an epoch has: a long text gives several."""
+    from edgekit.pipeline import TaskData, weights
+
+    teach = recipe.step[0]
+    assert isinstance(teach, Teach)  # the recipe's own validator saw to it
+    return len(TaskData(recipe, base).features("train", weights.locate(teach, base)))
+
+
+def compare(
+    recipe: Recipe, base: Path, names: Sequence[str], seeds: int, store: Store,
+    done: Callable[[Compared], None] = lambda found: None,
+) -> Compared:  # fmt: skip
+    """Train the student of `recipe` by each of the methods `names` (all but `supervised` where none is named), for as
+    many `seeds`: the recipe's, the one after it and so on. `base` is the recipe's folder.
+
+    `done` is told what there is after every run. A method that cannot train this student is in the result with the
+    reason, and does not stop the others. Raises `InputError` where two names are equal or unknown, and where no method
+    can train this student.
+    """
+    began, clock = datetime.now(UTC), time.monotonic()
+    chosen = _chosen(names)
+    numbers = tuple(recipe.seed + n for n in range(seeds))
+    target = recipes.target("host")
+    work, failures = _applied(recipe, base, chosen)
+    failures |= _refused(work, numbers, target, base, store)
+    if len(failures) == len(chosen):
+        said = dict.fromkeys(reason.message for reason in failures.values())
+        raise InputError("no method can train this student:\n" + "\n".join(said))
+    runs: dict[str, list[Run]] = {system.name: [] for system in chosen}
+    teacher: Reference | None = None
+
+    def found() -> Compared:
+        rows = [contender(s.name, s.title, s.source, runs[s.name], failures.get(s.name)) for s in chosen]
+        scores = (run.score.metric for row in rows for run in row.runs if run.score)
+        return Compared(
+            edgekit=__version__, recipe=recipe.name, task=recipe.task.name, metric=next(scores, None), host=_host(),
+            seeds=numbers, teacher=teacher, methods=ranked(rows), began=began.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - clock, 3),
+        )  # fmt: skip
+
+    todo = [(seed, system) for seed in numbers for system in chosen]
+    for count, (seed, system) in enumerate(todo, 1):
+        if system.name in failures:
+            continue
+        try:
+            built = _build(_seeded(work[system.name], seed), target, base, store, f"{system.name}, seed {seed}")
+        except EdgekitError as error:
+            failures[system.name] = Reason(message=str(error), exit_code=error.exit_code)
+            progress.say(f"{system.name}, seed {seed}: failed: {error}")
+        else:
+            teacher = teacher or _reference(built.stages[0])
+            runs[system.name].append(_run(seed, built.stages[1:]))
+            progress.say(f"{system.name}, seed {seed}: {_line(runs[system.name][-1])} ({count} of {len(todo)})")
+        done(found())
+    return found()
+
+
+def _chosen(names: Sequence[str]) -> list[System]:
+    chosen = [systems.find(name) for name in names or (name for name in systems.names() if name not in _BARE)]
+    if not chosen:
+        raise InputError("compare: there is no method to compare; name some with --method")
+    known = [system.name for system in chosen]
+    if twice := next((name for name in known if known.count(name) > 1), None):
+        raise InputError(f"--method: {twice} is named twice; name each method once")
+    return chosen
+
+
+def _applied(recipe: Recipe, base: Path, chosen: Sequence[System]) -> tuple[dict[str, Recipe], dict[str, Reason]]:
+    """For each method the recipe up to its student, without limits that would stop it, or why there is none."""
+    rows = cache(lambda: _rows(recipe, base))
+    work: dict[str, Recipe] = {}
+    failures: dict[str, Reason] = {}
+    for system in chosen:
+        try:
+            applied = systems.apply(recipe, system, rows)
+        except InputError as error:
+            failures[system.name] = Reason(message=str(error), exit_code=error.exit_code)
+            continue
+        steps = tuple(step.model_copy(update={"max_drop": None}) for step in applied.step[: 1 + len(system.step)])
+        work[system.name] = applied.model_copy(update={"step": steps})
+    return work, failures
+
+
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    """`recipe` with that seed for all trainings of the student; teacher, language model and augmented data stay.
+
+    With the recipe's own seed nothing is changed, so that `edgekit build --method` finds what is made here.
+    """
+
+    def seeded(step: Step) -> Step:
+        if isinstance(step, Pretrain) and not (step.layers or step.student):
+            return step  # the teacher's language model
+        if not isinstance(step, Pretrain | Distill | Prune) or step.training is None:
+            return step
+        return step.model_copy(update={"training": step.training.model_copy(update={"seed": seed})})
+
+    if seed == recipe.seed:
+        return recipe
+    return recipe.model_copy(update={"step": tuple(map(seeded, recipe.step))})
+
+
+def _missing(recipe: Recipe, target: Target, base: Path, store: Store) -> tuple[bool, ...]:
+    """Whether what each step makes is still to be made."""
+    from edgekit.pipeline.build import keys, plan
+
+    planned = plan(recipe, target)
+    ids, _ = keys(recipe, target, base, planned)
+    return tuple(store.find(one.name, ids[one.name]) is None for one in planned)
+
+
+def _refused(
+    work: Mapping[str, Recipe], seeds: Sequence[int], target: Target, base: Path, store: Store
+) -> dict[str, Reason]:
+    """The methods that cannot train this student, found out before the first expensive step."""
+    asked = {
+        name: recipe
+        for name, recipe in work.items()
+        if any(any(_missing(_seeded(recipe, seed), target, base, store)) for seed in seeds)
+    }
+    return fresh.call(_refusals, asked, target, base, store.root) if asked else {}
+
+
+def _refusals(work: Mapping[str, Recipe], target: Target, base: Path, store: Path) -> dict[str, Reason]:
+    from edgekit.pipeline import TaskData, check
+    from edgekit.pipeline.build import plan
+
+    found: dict[str, Reason] = {}
+    data = TaskData(next(iter(work.values())), base)  # task and data are the same for all
+    for name, recipe in work.items():
+        try:
+            check.everything(recipe, target, base, data, plan(recipe, target), store)
+        except InputError as error:
+            found[name] = Reason(message=str(error), exit_code=error.exit_code)
+    return found
+
+
+def _build(recipe: Recipe, target: Target, base: Path, store: Store, what: str) -> Built:
+    """Make what is missing, each artifact in a process of its own."""
+    missing = _missing(recipe, target, base, store)
+    if any(missing):
+        progress.say(f"{what} …")
+    for number, absent in enumerate(missing, 1):
+        if absent:
+            part = recipe.model_copy(update={"step": recipe.step[:number]})  # a step up to here makes one artifact
+            fresh.call(_make, part, target, base, store.root)
+    return _make(recipe, target, base, store.root)
+
+
+def _make(recipe: Recipe, target: Target, base: Path, store: Path) -> Built:
+    from edgekit.pipeline.build import build
+
+    return build(recipe, target, Store(store), store / "none", base)  # without an export step there is no bundle
+
+
+def _run(seed: int, stages: Sequence[StageRow]) -> Run:
+    """What the stages of one training of the student took, and what came out of the last."""
+    last = stages[-1]
+    peaks = [row.trained.peak_rss_bytes for row in stages if row.trained and row.trained.peak_rss_bytes is not None]
+    return Run(
+        seed=seed, artifact=f"{last.name}-{last.artifact[:16]}", score=last.metrics,
+        examples=sum(row.trained.examples for row in stages if row.trained),
+        seconds=round(sum(row.trained.seconds if row.trained else row.seconds for row in stages), 3),
+        peak_rss_bytes=max(peaks, default=None), parameters=last.parameters, bytes=last.bytes,
+    )  # fmt: skip
+
+
+def _reference(teach: StageRow) -> Reference:
+    return Reference(score=teach.metrics, parameters=teach.parameters, bytes=teach.bytes)
+
+
+def _host() -> str:
+    from edgekit.pipeline.bundle import host
+
+    return host()
+
+
+def exit_code(found: Compared, named: bool) -> int:
+    """0 where all went well, else the failures' worst. That a method is not for this student is a failure only of
+    methods that were `named`."""
+    failures = [one.failure for one in found.methods if one.failure]
+    named = named or not any(one.runs for one in found.methods)
+    return max((one.exit_code for one in failures if named or one.exit_code != InputError.exit_code), default=0)
+
+
+def keeper(out: Path, page: Path | None) -> Callable[[Compared], None]:
+    """What keeps a comparison in `out`, as JSON, and on a `page` if one is wanted; call it after every run.
+
+    Raises `InputError` at once where one of the two could not be written.
+    """
+    from edgekit.bench.bench import writable
+    from edgekit.gate import report
+    from edgekit.gate.sections import Shown
+
+    writable(out.parent)
+    pages = () if page is None else (page,)
+    report.write(Shown(), pages)
+
+    def keep(found: Compared) -> None:
+        save(found, out)
+        report.write(Shown(comparisons=(found,), sources=(str(out),)), pages)
+
+    return keep
+
+
+def save(found: Compared, out: Path) -> None:
+    """Write the comparison's JSON, whole or not at all. Raises `InputError` where it cannot be written."""
+    unfinished = out.with_name(out.name + ".part")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(out)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise InputError(f"--out: {out}: cannot be written: {error.strerror}; name another file") from None
+
+
+def _line(run: Run) -> str:
+    """One run in half a line."""
+    score = f"{run.score.metric} {run.score.value:.4f}" if run.score else "no score"
+    peak = f", peak {tables.size(run.peak_rss_bytes)}" if run.peak_rss_bytes is not None else ""
+    return f"{score}, {_time(run.seconds)}{peak}"
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes else f"{seconds:.1f} s"
+
+
+def lines(found: Compared) -> str:
+    """The comparison as a table for a terminal, at most 80 columns, the best first."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("method", overflow="fold", max_width=18)
+    for name in (found.metric or "score", "spread", "examples", "time", "memory", "params", "size"):
+        table.add_column(name, justify="right", no_wrap=name != (found.metric or "score"))
+    for one in found.methods:
+        if one.runs:
+            table.add_row(
+                printable(one.method), _figure(one.score), _figure(one.deviation, "±"), f"{one.examples:,}",
+                _time(one.seconds or 0), *_sizes(one.peak_rss_bytes, one.parameters, one.bytes),
+            )  # fmt: skip
+    if teacher := found.teacher:
+        score = teacher.score.value if teacher.score else None
+        table.add_row("(teacher)", _figure(score), "", "", "", *_sizes(None, teacher.parameters, teacher.bytes))
+    return "\n".join([*tables.drawn(table, 80).splitlines(), *_wrapped(_below(found))])
+
+
+def _figure(value: float | None, sign: str = "") -> str:
+    return "-" if value is None else f"{sign}{value:.4f}"
+
+
+def _sizes(peak: int | None, parameters: int | None, size: int | None) -> tuple[str, str, str]:
+    return (
+        "-" if peak is None else tables.size(peak),
+        "-" if parameters is None else f"{parameters / 1e6:.2f} M",
+        "-" if size is None else tables.size(size),
+    )
+
+
+def _below(found: Compared) -> Iterator[str]:
+    """What stands below the table."""
+    seeds = len(found.seeds)
+    yield (
+        f"Score and time are means over {seeds} seeds, the spread is the scores' standard deviation, memory is the "
+        "largest peak of a training, size that of the weights."
+        if seeds > 1
+        else "One seed tells little of how far scores vary: --seeds 3 trains each method three times."
+    )
+    best = found.methods[0]
+    if others := rivals(found):
+        yield f"These seeds do not tell {best.method} apart from {', '.join(others)}: their scores overlap."
+    for one in found.methods:
+        if one.failure:
+            done = f" after {len(one.runs)} of {seeds} seeds" if one.runs else ""
+            yield f"{one.method}: not trained{done}: {one.failure.message}"
+        elif len(one.runs) < seeds:
+            yield f"{one.method}: {len(one.runs)} of {seeds} seeds so far"
+
+
+def _wrapped(rows: Iterator[str]) -> list[str]:
+    return [part for row in rows for part in textwrap.wrap(printable(row), 80, subsequent_indent="  ")]
