@@ -1,21 +1,41 @@
 """What the parameters of several losses share: a weight, and which layers are compared."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from edgekit.errors import InputError
 from edgekit.pipeline.signals import uniform_map
 from edgekit.records import Record
 
+
+def either(message: str) -> WrapValidator:
+    """One line for a value that is none of several kinds, in place of one for each kind."""
+
+    def check(value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("either", "{message}", {"message": message}) from None
+
+    return WrapValidator(check)
+
+
 Pair = tuple[int, int]
 Pairs = Annotated[tuple[Pair, ...], Field(min_length=1)]
-Layers = Literal["uniform", "top", "bottom", "last"] | Pairs
+Layers = Annotated[
+    Literal["uniform", "top", "bottom", "last"] | Pairs,
+    either('take "uniform", "top", "bottom", "last", or pairs, [[student\'s layer, teacher\'s], ...]'),
+]
 Flow = tuple[Pair, Pair]
 """[[s1, s2], [t1, t2]]: two of the student's layers and the two of the teacher's that they are held against."""
-Flows = Literal["consecutive", "same"] | Annotated[tuple[Flow, ...], Field(min_length=1)]
+Flows = Annotated[
+    Literal["consecutive", "same"] | Annotated[tuple[Flow, ...], Field(min_length=1)],
+    either('take "consecutive", "same", or pairs of pairs, [[[student\'s, its next], [teacher\'s, its next]], ...]'),
+]
 
 
 class Weighted(Record):
@@ -102,7 +122,7 @@ def same_tokens(name: str, mine: torch.Tensor, its: torch.Tensor, dimension: int
     if mine.shape[dimension] != its.shape[dimension]:
         raise InputError(
             f"{name}: the student's rows have {mine.shape[dimension]} tokens, the teacher's "
-            f"{its.shape[dimension]}: they have unlike tokenizers; compare whole rows instead, with kl, output_mse or pkd"
+            f"{its.shape[dimension]}: they have unlike tokenizers; compare whole rows, with kl, output_mse or pkd"
         )
 
 

@@ -9,13 +9,13 @@ just before the teacher's last, so 7, 8, 9, 10, 11.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.losses._params import Pair, Pairs, Weighted, pairs, same_width
+from edgekit.pipeline.losses._params import Pair, Pairs, Weighted, either, pairs, same_width
 from edgekit.pipeline.signals import Signals, Wanted
 
 WHOLE_ROWS = True
@@ -26,7 +26,10 @@ class Params(Weighted):
     """`layers`: PKD-`skip`, PKD-`last`, or pairs `[[student's, teacher's], ...]` from 1, 0 for the embeddings.
     `projection`: a learnt map of the student's states to the teacher's width, one for all pairs."""
 
-    layers: Literal["skip", "last"] | Pairs = "skip"
+    layers: Annotated[
+        Literal["skip", "last"] | Pairs,
+        either('take "skip", "last", or pairs, [[student\'s layer, teacher\'s], ...]'),
+    ] = "skip"
     projection: Literal["linear", "relu", "tanh"] | None = None
 
 
