@@ -1,4 +1,4 @@
-"""What two models said of one small batch, at random, and the value of a loss of it: a helper of tests, in no test file.
+"""What two models said of one small batch, at random, and the value of a loss of it; a helper, in no test file.
 
 The batch has two rows of 4 and 2 tokens. Values are float64, so that NumPy's and finite differences are sharp; losses
 take them to float32.
