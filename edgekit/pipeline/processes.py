@@ -141,14 +141,16 @@ def _connect() -> Any:
     """Join the others; gives the key-value store that the launcher holds."""
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
-    store, number, world = next(dist.rendezvous("env://"))
+    store, number, world = next(rendezvous("env://"))
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    shared = dist.PrefixStore("torch", store)
+    shared = PrefixStore("torch", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=shared, rank=number, world_size=world)
-    return dist.PrefixStore("edgekit", store)
+    return PrefixStore("edgekit", store)
 
 
 def _serve(line: _Line) -> int:

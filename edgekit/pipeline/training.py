@@ -63,22 +63,22 @@ def train(
     epochs = training.examples / len(lengths) if training.examples else training.epochs
     batches = layout(lengths, training.batch_size, epochs, seed)
     cuda = torch.cuda.is_available()
-    backend = {"ddp_backend": "nccl" if cuda else "gloo"} if processes.count() > 1 else {}
+    backend = ("nccl" if cuda else "gloo") if processes.count() > 1 else None
     arguments = TrainingArguments(
         output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
         learning_rate=training.learning_rate, warmup_steps=round(training.warmup * len(batches)),
         lr_scheduler_type="linear", weight_decay=training.weight_decay, max_grad_norm=1.0,
         bf16=_wants_bf16(training, cuda), use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
         save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
-        remove_unused_columns=False, ddp_find_unused_parameters=True, **backend,
+        remove_unused_columns=False, ddp_find_unused_parameters=True, ddp_backend=backend,
     )  # fmt: skip
-    arguments._n_gpu = min(1, arguments.n_gpu)  # one process takes one GPU; torchrun starts more
     checkpoint = _agreed_checkpoint(scratch)
     with progress.bar(what, len(batches)) as show, Peak() as peak:
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
             data_collator=_only, callbacks=[_Watch(show, objective)],
         )  # fmt: skip
+        trainer.model_accepts_loss_kwargs = False  # a batch holds nothing but its rows
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
         trainer.train(resume_from_checkpoint=checkpoint)
     objective.to("cpu").eval()
@@ -180,6 +180,10 @@ class _Trainer(Trainer):
         """The batches as they are: accelerate would deal out whole ones to the processes."""
         batches: Any = self.train_dataset
         return DataLoader(batches, batch_size=1, collate_fn=_only, pin_memory=self.args.dataloader_pin_memory)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """As it is: one process takes one GPU, and torchrun starts one for each."""
+        return model
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Which rows they are is asked by the CPU."""
