@@ -55,13 +55,15 @@ class Alignment:
         return {"index": torch.tensor(rows, device=device), **tensors}
 
     def translated(self, said: Signals, rows: Tensor, batch: Mapping[str, Tensor]) -> Signals:
-        """What the teacher said of `rows` of its features, as of the student's `batch`: its outputs only."""
+        """What the teacher said of `rows` of its features, as of the student's `batch`: outputs, where they are one a
+        row also hidden states, in the teacher's tokens."""
         place = {row: at for at, row in enumerate(rows.tolist())}
         pairs = [self.pairs[i] for i in batch["index"].tolist()]
         if not self.per_token:
             at = [place[int(each.rows[0])] for each in pairs]
             outputs = {name: output[at] for name, output in said.outputs.items()}
-            return Signals(outputs, {}, {}, {}, {}, batch.get("attention_mask", said.mask[at]), said.depth)
+            hidden = {layer: states[at] for layer, states in said.hidden.items()}
+            return Signals(outputs, hidden, {}, {}, {}, batch.get("attention_mask", said.mask[at]), said.depth)
         logits = said.outputs["logits"]
         mask = torch.zeros_like(batch["attention_mask"])
         found = logits.new_zeros(*mask.shape, logits.shape[-1])

@@ -6,7 +6,7 @@ softmax, from the outputs of the query and key projections, so the forward pass 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -128,6 +128,7 @@ class Teacher:
         config = AutoConfig.from_pretrained(folder)
         self.depth: int = config.num_hidden_layers
         self.width: int = config.hidden_size
+        self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.pad_id: int = getattr(config, "pad_token_id", None) or 0
 
     @property
@@ -144,26 +145,43 @@ class Teacher:
     def __call__(self, batch: Mapping[str, Tensor], wanted: Wanted = OUTPUTS_ONLY) -> Signals:
         """What is wanted of a padded batch; gradients never flow.
 
-        Of a teacher with a tokenizer of its own that is outputs, and `mask` says of which tokens; anything else is an
-        `InputError`.
+        Of a teacher with a tokenizer of its own that is outputs, and `mask` says of which tokens; in a task of one
+        answer a row also hidden states, in its own tokens. Anything else is an `InputError`.
         """
         if self.alignment is None:
             return self._heard(batch, wanted)
-        if wanted - OUTPUTS_ONLY:
+        if any(part != "outputs" and (part != "hidden" or self.alignment.per_token) for part, _ in wanted):
             raise InputError(
-                f"{self.folder}: this teacher's tokenizer is not the student's, so only outputs can be compared; leave "
+                f"{self.folder}: this teacher's tokenizer is not the student's, so its layers have other tokens; leave "
                 "out losses on layers, or take a teacher with the student's tokenizer"
             )
         own = self.alignment.batch(batch, self.pad_id)
         return self.alignment.translated(self._heard(own, wanted), own["index"], batch)
 
     def _heard(self, batch: Mapping[str, Tensor], wanted: Wanted) -> Signals:
-        return self.kept.signals(self, batch, wanted) if self.kept else self.speak(batch)
+        """Only what is wanted, kept or not, so that a loss that reads what it did not ask for fails at once."""
+        return self.kept.signals(self, batch, wanted) if self.kept else _only(self.speak(batch), wanted)
 
     @torch.no_grad()
     def speak(self, batch: Mapping[str, Tensor]) -> Signals:
         """Run the model on a padded batch of its own tokens."""
         return self.speaker(batch)
+
+
+def _only(said: Signals, wanted: Wanted) -> Signals:
+    def layers(*parts: Part) -> set[int]:
+        return {layer for part, layer in wanted if part in parts}
+
+    def some(by_layer: Mapping[int, Tensor], layers: set[int]) -> dict[int, Tensor]:
+        return {layer: tensor for layer, tensor in by_layer.items() if layer in layers}
+
+    return replace(
+        said,
+        hidden=some(said.hidden, layers("hidden")),
+        queries=some(said.queries, layers("queries", "scores")),
+        keys=some(said.keys, layers("keys", "scores")),
+        values=some(said.values, layers("values")),
+    )
 
 
 def _split_heads(projected: Tensor, head_size: int) -> Tensor:

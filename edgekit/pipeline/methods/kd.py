@@ -54,10 +54,15 @@ class Distillation(nn.Module):
         terms: dict[str, Tensor] = {}
         total: list[Tensor] = []
         for number, ((loss, its), matrix) in enumerate(zip(self._losses, self.projections, strict=True), 1):
-            term = loss.loss(its, projected(said, matrix), wisdom, batch)
+            term = loss.loss(its, projected(compared(said, wisdom), matrix), wisdom, batch)
             terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term.detach()
             total.append(weight(its.weight, its.schedule, self.progress) * term)
         return {"loss": torch.stack(total).sum(), "terms": terms}
+
+
+def compared(said: Signals, wisdom: Signals) -> Signals:
+    """`said` without the tokens of which a teacher with a tokenizer of its own says nothing."""
+    return replace(said, mask=wisdom.mask) if wisdom.mask.shape == said.mask.shape else said
 
 
 def projection(name: str | None, student: int, teacher: int) -> nn.Module:
@@ -92,6 +97,8 @@ class _Projected(dict[int, Tensor]):
 def _refuse_tokens(loss: Any, reads: Wanted, kind: Kind) -> None:
     """Refuse a loss that compares tokens with a teacher that has tokens of its own."""
     name = loss.__name__.rpartition(".")[2]
+    if kind == "token-classification" and reads <= OUTPUTS_ONLY:
+        return  # at the words' first tokens
     if reads and kind in ("token-classification", "question-answering"):
         raise InputError(
             f"kd: {name} compares tokens in a {kind} task, and the teacher's tokenizer is not the student's; take a "

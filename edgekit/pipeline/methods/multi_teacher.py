@@ -8,10 +8,10 @@ with the teachers' weights a_k scaled to the sum 1. The mean of the logits is Te
 "Learning from Multiple Teacher Networks", 2017, section 3.1 average the softened probabilities; as the divergence from
 a mixture has the gradient of the mixed divergences, that is `average = false` with the loss `kl`.
 
-The recipe's own teacher comes first, then the step's `teachers` in their order; one of weight 0 is not asked, so
-`weights = [0, 1]` learns from another teacher alone, whatever its family, width and tokenizer. Only outputs are
-compared. Where a teacher has another tokenizer, it may have nothing to say of some tokens (see `alignment`): these are
-left out.
+The recipe's own teacher comes first, then the step's `teachers` in their order, of any family, width and tokenizer;
+several are compared by their outputs only. One of weight 0 is not asked: with `weights = [0, 1]` the student learns
+from the other teacher alone, which is then the method `kd` with all of its losses. Where a teacher has another
+tokenizer, it has nothing to say of some tokens (see `alignment`): these are left out.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline.methods import Lesson
-from edgekit.pipeline.methods.kd import weight
+from edgekit.pipeline.methods import Lesson, kd
 from edgekit.pipeline.signals import OUTPUTS_ONLY, Signals
 from edgekit.records import Record, Use
 
@@ -52,20 +51,20 @@ class Params(Record):
 class _Distillation(nn.Module):
     """The student trains; the teachers are held outside of the module's own parts, so no checkpoint stores them."""
 
-    def __init__(self, params: Params, lesson: Lesson) -> None:
+    def __init__(self, params: Params, lesson: Lesson, teachers: Sequence[tuple[float, Any]]) -> None:
         super().__init__()
         self.student = lesson.student
         self.progress = 0.0
         self._average = params.average
         self._per_token = lesson.kind == "token-classification"
-        self._teachers = _weighted(params, lesson)
+        self._teachers = teachers
         self._losses = [plugins.use("losses", use, "multi_teacher: losses") for use in params.losses]
         for use, (loss, its) in zip(params.losses, self._losses, strict=True):
             for _, teacher in self._teachers:
                 if loss.reads(its, self.student.depth, teacher.depth) - OUTPUTS_ONLY:
                     raise InputError(
                         f"multi_teacher: {use.name} compares layers, several teachers are compared by their outputs "
-                        "only; leave it out, or use the method kd with the recipe's own teacher"
+                        "only; leave it out, or ask one teacher, by weights with a single number above 0"
                     )
 
     def forward(self, **batch: Any) -> dict[str, Any]:
@@ -80,22 +79,16 @@ class _Distillation(nn.Module):
             asks = loss.reads(its, self.student.depth, heard[0][1].depth)
             term = self._term(loss, its, said, heard if asks else [(1.0, heard[0][1])], batch)
             terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term.detach()
-            total.append(weight(its.weight, its.schedule, self.progress) * term)
+            total.append(kd.weight(its.weight, its.schedule, self.progress) * term)
         return {"loss": torch.stack(total).sum(), "terms": terms}
 
     def _term(self, loss: Any, its: Any, said: Signals, heard: Sequence[tuple[float, Signals]], batch: Any) -> Tensor:
-        if not self._per_token:
-            return torch.stack([share * loss.loss(its, said, teacher, batch) for share, teacher in heard]).sum()
-        terms = [
-            share * loss.loss(its, replace(said, mask=teacher.mask), teacher, batch)
-            for share, teacher in heard
-            if bool(teacher.mask.any())  # the mean over no tokens at all is not a number
-        ]
-        nothing = 0.0 * torch.stack([output.float().sum() for output in said.outputs.values()]).sum()
-        return torch.stack([nothing, *terms]).sum()
+        return torch.stack([
+            share * loss.loss(its, kd.compared(said, teacher), teacher, batch) for share, teacher in heard
+        ]).sum()  # fmt: skip
 
 
-def _weighted(params: Params, lesson: Lesson) -> tuple[tuple[float, Any], ...]:
+def _asked(params: Params, lesson: Lesson) -> tuple[tuple[float, Any], ...]:
     """The teachers that are asked, each with its share."""
     count = len(lesson.teachers)
     if count < 2:
@@ -136,5 +129,8 @@ def _mean(heard: Sequence[tuple[float, Signals]], per_token: bool) -> Signals:
 
 def objective(params: Params, lesson: Lesson) -> nn.Module:
     """The module that `training.train` trains. Raises `InputError` for fewer than two teachers, and for losses on
-    layers."""
-    return _Distillation(params, lesson)
+    layers where more than one is asked."""
+    asked = _asked(params, lesson)
+    if len(asked) == 1:
+        return kd.objective(kd.Params(losses=params.losses), replace(lesson, teachers=(asked[0][1],)))
+    return _Distillation(params, lesson, asked)
