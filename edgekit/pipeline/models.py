@@ -65,9 +65,19 @@ def load(folder: Path, kind: Kind, labels: Sequence[str] = (), *, new_head: bool
         raise InputError(f"{folder}: the weights are not a whole safetensors file: {_short(error)}") from None
     model, info = loaded
     _check_whole(model, info, folder, new_head)
+    return _without_pooler(model, kind).eval()
+
+
+def new(config: PreTrainedConfig, kind: Kind) -> PreTrainedModel:
+    """A model with random weights, with the head of `kind` and the labels of `config`, in eval mode."""
+    model: Any = _class(config, kind, Path())(config)
+    return _without_pooler(model, kind).eval()
+
+
+def _without_pooler(model: Any, kind: Kind) -> PreTrainedModel:
     if kind == "sentence-embedding" and hasattr(model, "pooler"):
         model.pooler = None  # an embedding is the mean of the tokens
-    return model.eval()
+    return model
 
 
 def _set_labels(config: PreTrainedConfig, labels: Sequence[str], folder: Path) -> None:
