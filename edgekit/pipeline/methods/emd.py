@@ -123,9 +123,13 @@ def flow(distances: np.ndarray, supply: np.ndarray, demand: np.ndarray) -> np.nd
     >>> flow(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([0.5, 0.5]), np.array([0.25, 0.75]))
     array([[0.25, 0.25],
            [0.  , 0.5 ]])
+
+    Raises `InputError` for distances that are not finite.
     """
     from scipy.optimize import linprog
 
+    if not np.isfinite(distances).all():
+        raise InputError("emd: the states of student and teacher are no longer finite; lower the learning_rate")
     n, m = distances.shape
     scale = max(float(distances.max()), np.finfo(float).tiny)  # the solver's tolerances are absolute
     rows, columns = np.kron(np.eye(n), np.ones(m)), np.kron(np.ones(n), np.eye(m))
@@ -135,8 +139,6 @@ def flow(distances: np.ndarray, supply: np.ndarray, demand: np.ndarray) -> np.nd
         b_eq=np.concatenate([supply, demand[:-1]]),
         method="highs",
     )
-    if found.x is None:
-        raise FloatingPointError(f"emd: no transport between the layers: {found.message}; distances {distances}")
     return found.x.reshape(n, m).clip(min=0)
 
 
