@@ -67,6 +67,7 @@ def count() -> int:
 
 def run(command: Callable[[], None]) -> None:
     """Run `command` in process 0 with the others at its service; ends the process with the command's exit code."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every choice that a training makes on purpose
     import torch.distributed as dist
 
     _line.store = _connect()
