@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from edgekit import plugins, progress
+from edgekit import progress
 from edgekit.pipeline import families, models
-from edgekit.records import Kind, Use
+from edgekit.records import Kind
 from edgekit.tasks import Feature, pad
 
 BATCH = 16
@@ -18,16 +18,15 @@ BATCH = 16
 
 
 def scores(
-    criterion: Use, model: PreTrainedModel, features: Sequence[Feature], kind: Kind, seed: int, where: str
+    criterion: Any, params: Any, model: PreTrainedModel, features: Sequence[Feature], kind: Kind, seed: int
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
     """The scores of heads `[layer]` and of neurons `[layer][network]`, 1-D tensors, by `families.own_layers`.
 
     Where the family has a bias shared by all layers (MPNet), each layer has the sum of all layers' scores of heads, so
-    that they agree. `where` is for messages.
+    that they agree. `criterion` is a module of `criteria/`, `params` its `Params`.
     """
-    module, params = plugins.use("criteria", criterion, where)
     with progress.bar("scores of heads and neurons"):
-        found: Mapping[str, Tensor] = module.scores(
+        found: Mapping[str, Tensor] = criterion.scores(
             params, model, _batches(features, models.pad_id(model), seed), _loss(kind, seed)
         )
     layers = families.own_layers(model)

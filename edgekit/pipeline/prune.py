@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from transformers import PreTrainedModel
 
-from edgekit import progress
+from edgekit import plugins, progress
 from edgekit.errors import InputError, NotGoodEnough
 from edgekit.pipeline import Job, families, importance, models, vocabulary
 from edgekit.pipeline.distill import train_student
@@ -81,8 +81,8 @@ def _without_units(model: PreTrainedModel, step: Prune, job: Job, features: Sequ
     """`model` without the heads and neurons that the criterion scores lowest, in place."""
     if step.heads is None and step.neurons is None:
         return model
-    where = "recipe: step prune: criterion"
-    heads, neurons = importance.scores(step.criterion, model, features, job.data.kind, job.recipe.seed, where)
+    criterion, params = plugins.use("criteria", step.criterion, "recipe: step prune: criterion")
+    heads, neurons = importance.scores(criterion, params, model, features, job.data.kind, job.recipe.seed)
     if step.heads is not None:
         families.keep_heads(model, [importance.order(each)[: step.heads] for each in heads])
     if step.neurons is not None:
