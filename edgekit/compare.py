@@ -177,11 +177,12 @@ def _build(recipe: Recipe, target: Target, base: Path, store: Store, what: str) 
     missing = _missing(recipe, target, base, store)
     if any(missing):
         progress.say(f"{what} …")
+    built: Built | None = None
     for number, absent in enumerate(missing, 1):
         if absent:
             part = recipe.model_copy(update={"step": recipe.step[:number]})  # a step up to here makes one artifact
-            fresh.call(_make, part, target, base, store.root)
-    return _make(recipe, target, base, store.root)
+            built = fresh.call(_make, part, target, base, store.root)
+    return built if built and missing[-1] else _make(recipe, target, base, store.root)
 
 
 def _make(recipe: Recipe, target: Target, base: Path, store: Path) -> Built:
@@ -266,6 +267,10 @@ def _time(seconds: float) -> str:
 
 def lines(found: Compared) -> str:
     """The comparison as a table for a terminal, at most 80 columns, the best first."""
+    return "\n".join([*(_table(found) if any(one.runs for one in found.methods) else ()), *_wrapped(_below(found))])
+
+
+def _table(found: Compared) -> list[str]:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -281,7 +286,7 @@ def lines(found: Compared) -> str:
     if teacher := found.teacher:
         score = teacher.score.value if teacher.score else None
         table.add_row("(teacher)", _figure(score), "", "", "", *_sizes(None, teacher.parameters, teacher.bytes))
-    return "\n".join([*tables.drawn(table, 80).splitlines(), *_wrapped(_below(found))])
+    return tables.drawn(table, 80).splitlines()
 
 
 def _figure(value: float | None, sign: str = "") -> str:
@@ -298,22 +303,26 @@ def _sizes(peak: int | None, parameters: int | None, size: int | None) -> tuple[
 
 def _below(found: Compared) -> Iterator[str]:
     """What stands below the table."""
-    seeds = len(found.seeds)
-    yield (
-        f"Score and time are means over {seeds} seeds, the spread is the scores' standard deviation, memory is the "
-        "largest peak of a training, size that of the weights."
-        if seeds > 1
-        else "One seed tells little of how far scores vary: --seeds 3 trains each method three times."
-    )
-    best = found.methods[0]
+    seeds, trained = len(found.seeds), any(one.runs for one in found.methods)
+    if trained:
+        yield _means(seeds)
     if others := rivals(found):
-        yield f"These seeds do not tell {best.method} apart from {', '.join(others)}: their scores overlap."
+        yield f"These seeds do not tell {found.methods[0].method} apart from {', '.join(others)}: their scores overlap."
     for one in found.methods:
         if one.failure:
             done = f" after {len(one.runs)} of {seeds} seeds" if one.runs else ""
             yield f"{one.method}: not trained{done}: {one.failure.message}"
         elif len(one.runs) < seeds:
             yield f"{one.method}: {len(one.runs)} of {seeds} seeds so far"
+
+
+def _means(seeds: int) -> str:
+    if seeds == 1:
+        return "One seed tells little of how far scores vary: --seeds 3 trains each method three times."
+    return (
+        f"Score and time are means over {seeds} seeds, the spread is the scores' standard deviation, memory is the "
+        "largest peak of a training, size that of the weights."
+    )
 
 
 def _wrapped(rows: Iterator[str]) -> list[str]:

@@ -249,10 +249,15 @@ def _row(artifact: Artifact, cached: bool) -> StageRow:
 
 
 def _keep_score(step: Planned, artifact: Artifact, made: Mapping[str, Made]) -> None:
-    """Stop where the score fell, against what this was made from, by more than the step allows."""
+    """Stop where the score fell, against what this was made from, by more than the step allows. Where that has no score
+    (a student that knows nothing of the task yet), the last one before it that has counts."""
     allowed = step.step.max_drop if step.step else None
     before = made[step.parents.get("export") or step.parents["model"]].artifact if step.parents else None
-    if allowed is None or before is None or not artifact.facts.score or not before.facts.score:
+    if allowed is None or before is None or not artifact.facts.score:
+        return
+    earlier = [one.artifact for one in made.values() if one.artifact.facts.score and one.artifact != artifact]
+    before = before if before.facts.score else next(reversed(earlier), before)
+    if not before.facts.score:
         return
     now, was = artifact.facts.score, before.facts.score
     if was.value - now.value > allowed:
