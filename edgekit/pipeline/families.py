@@ -126,8 +126,9 @@ class FeedForward(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """The modules of one layer. MobileBERT has several feed-forward networks a layer, the others one."""
+    """The modules of one layer, all in `module`. MobileBERT has several feed-forward networks a layer, the others one."""
 
+    module: nn.Module
     attention: nn.Module
     query: nn.Linear
     key: nn.Linear
@@ -141,6 +142,12 @@ class Layer:
     def heads(self) -> int:
         """The heads that are there now."""
         return self.query.out_features // self.head_size
+
+
+def head_size(config: PreTrainedConfig) -> int:
+    """How many rows of the query projection are one head."""
+    width = getattr(config, "true_hidden_size", config.hidden_size)  # MobileBERT's bottleneck
+    return getattr(config, FAMILIES[config.model_type].head_dim or "-", None) or width // config.num_attention_heads
 
 
 def family(model: PreTrainedModel) -> Family:
@@ -173,6 +180,7 @@ def _layer(found: Family, module: nn.Module) -> Layer:
 
     attention = module.get_submodule(found.attention)
     return Layer(
+        module=module,
         attention=attention,
         query=linear(found.query),
         key=linear(found.key),
