@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -86,6 +86,14 @@ def _reader(folder: Path) -> object:
             content = json.loads((folder / name).read_text(encoding="utf-8"))
             return {key: value for key, value in content.items() if key not in ("truncation", "padding", "version")}
     raise InputError(f"{folder}: has neither tokenizer.json nor preprocessor_config.json; save the tokenizer there")
+
+
+def longest(config: Mapping[str, Any]) -> int | None:
+    """The most tokens that a model with this config.json reads; `None` where it does not say."""
+    most = config.get("max_position_embeddings")
+    # these number positions from behind the padding id
+    numbered = config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet")
+    return most if most is None or not numbered else most - config.get("pad_token_id", 1) - 1
 
 
 def check(kind: Kind, folder: Path) -> None:

@@ -40,7 +40,7 @@ def everything(
             case Distill():
                 _use("methods", step.method, "recipe: step distill: method")
                 for further in weights.further(step):
-                    weights.check(further, base)
+                    _further(recipe, further, base, data)
             case Pretrain():
                 _use("methods", step.method, "recipe: step pretrain: method")
             case Prune():
@@ -87,6 +87,26 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
             raise InputError(f"recipe: step {step.stage}: {refused}")
+
+
+def _further(recipe: Recipe, further: Teach, base: Path, data: TaskData) -> None:
+    """Refuse a further teacher that cannot teach this task's labels, lengths or tokens."""
+    from edgekit.pipeline import alignment
+
+    config, folder = weights.check(further, base), weights.locate(further, base)
+    where = f'recipe: step distill: teachers: "{further.model}"'
+    has = [label for _, label in sorted((int(i), label) for i, label in (config.get("id2label") or {}).items())]
+    wanted = list(data.labels)
+    if wanted and has and (len(has) != len(wanted) or (has != wanted and sorted(has) == sorted(wanted))):
+        raise InputError(
+            f"{where}: its labels are {has}, the task's {wanted}; take a teacher with the same labels in the same order"
+        )
+    if (most := alignment.longest(config)) is not None and most < recipe.max_length:
+        raise InputError(f"{where}: reads {most} tokens, max_length is {recipe.max_length}; lower max_length")
+    own = recipe.step[0]
+    assert isinstance(own, Teach)  # the recipe's own validator saw to it
+    if not alignment.same_input(folder, weights.locate(own, base)):
+        alignment.check(data.kind, folder)
 
 
 def _space(teacher: Path, artifacts: int, store: Path) -> None:
