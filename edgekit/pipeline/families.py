@@ -126,7 +126,7 @@ class FeedForward(NamedTuple):
 
 @dataclass(frozen=True)
 class Layer:
-    """The modules of one layer, all in `module`. MobileBERT has several feed-forward networks a layer, the others one."""
+    """The modules of one layer, `module`. MobileBERT has several feed-forward networks a layer, the others one."""
 
     module: nn.Module
     attention: nn.Module
