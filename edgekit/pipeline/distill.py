@@ -20,7 +20,7 @@ from edgekit.tasks import Feature
 def run(step: Distill, job: Job) -> Facts:
     """Fill `job.out` with the student as a Hugging Face folder."""
     source = job.parents["model"].folder
-    torch.manual_seed(seed_of(step.training, job))  # what is new in a student is initialised at random
+    torch.manual_seed(job.recipe.seed)  # what is new in a student is initialised at random
     model = models.load(source, job.data.kind, job.data.labels)
     student, made = new_student(step, model, job)
     models.copy_processor(source, job.out)
@@ -35,11 +35,6 @@ def run(step: Distill, job: Job) -> Facts:
         trained=trained,
         changed=f"{made}, {step.method.name}, {trained.examples} examples",
     )
-
-
-def seed_of(training: Training, job: Job) -> int:
-    """What a training's randomness starts from: its own seed, or the recipe's."""
-    return job.recipe.seed if training.seed is None else training.seed
 
 
 def new_student(step: Distill | Pretrain, model: PreTrainedModel, job: Job) -> tuple[PreTrainedModel, str]:
@@ -84,15 +79,14 @@ def train_student(
 ) -> Trained:
     """Train `student` in place by a method from `methods/`; the folders `teachers` hold its teachers."""
     module, params = plugins.use("methods", method, f"recipe: step {method.name}")
-    seed = seed_of(training, job)
-    torch.manual_seed(seed)
+    torch.manual_seed(job.recipe.seed)
     kind = job.data.kind
     its = tuple(teacher_of(folder, job, features) for folder in teachers)
-    lesson = Lesson(Speaker(student, kind), its, features, kind, seed)
+    lesson = Lesson(Speaker(student, kind), its, features, kind, job.recipe.seed)
     with cache.keeping(its, features, job, training):
         return train(
             module.objective(params, lesson), features, training,
-            pad_id=models.pad_id(student), seed=seed, scratch=job.scratch, what="train the student",
+            pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="train the student",
         )  # fmt: skip
 
 
