@@ -124,6 +124,9 @@ def run_stage(
     """Run the stage that makes the artifact `id`; every process runs those that train (see `processes`)."""
     parents = {role: made[name] for role, name in step.parents.items()}
     history = tuple(m.artifact for m in made.values())
+    training = getattr(step.step, "training", None)
+    if training is not None and training.seed is not None:
+        recipe = recipe.model_copy(update={"seed": training.seed})  # so no stage has to ask which one counts
     job = Job(recipe, target, data, parents, out, scratch, step.format, history)
     progress.say(f"{step.name} …")
     trains = isinstance(step.step, Teach | Pretrain | Distill | Prune) and step.step.training is not None
