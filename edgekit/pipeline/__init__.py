@@ -7,20 +7,20 @@ must outlive a kill (training checkpoints) goes to `job.scratch`.
 
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from edgekit import plugins, progress
-from edgekit.corpora import Split
+from edgekit.corpora import Split, files
 from edgekit.errors import InputError
 from edgekit.pipeline import processes
 from edgekit.recipe import Recipe, Step
 from edgekit.records import Artifact, Format, Kind, Score, Target
-from edgekit.store import key
-from edgekit.tasks import Feature, Predict
+from edgekit.store import key, sha256
+from edgekit.tasks import Feature, Predict, Row
 
 # What these say at import and while saving is nothing that a user could act on; it would bury our own lines.
 for _chatty in ("torchao", "torch.utils._pytree"):
@@ -29,6 +29,9 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # Threads that spin while they wait made training four times slower wherever the machine had other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+ROWS = "rows.jsonl"
+"""The file in which an augment step's artifact holds its rows."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class TaskData:
     base: Path
     shared: Path | None = None
     """A folder for what several stages and builds can use: the store's; `None`: nothing is kept."""
+    further: Path | None = None
+    """A file of more training rows, which an augment step made."""
 
     @cached_property
     def _task(self) -> tuple[Any, Any]:
@@ -79,13 +84,25 @@ class TaskData:
     def fingerprint(self) -> str:
         """A hash of the data and of what the task reads of it."""
         corpus, params = self._corpus
-        return key({"data": corpus.fingerprint(params, self.base), "task": self.recipe.task.model_dump()})
+        more = {"further": sha256(self.further)} if self.further else {}
+        return key({"data": corpus.fingerprint(params, self.base), "task": self.recipe.task.model_dump(), **more})
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The label set, from the recipe or the training rows."""
         (task, params), (corpus, corpus_params) = self._task, self._corpus
         return task.labels(params, corpus.rows(corpus_params, "train", self.base))
+
+    def with_rows(self, folder: Path) -> "TaskData":
+        """The same, and the rows that an augment step wrote to `folder` to train on."""
+        return replace(self, further=folder / ROWS)
+
+    def rows(self, split: Split) -> Iterator[Row]:
+        """The rows of a split as a stream, `further` ones after those of the recipe's data."""
+        corpus, params = self._corpus
+        yield from corpus.rows(params, split, self.base)
+        if self.further and split == "train":
+            yield from files.rows(files.Params(train=str(self.further), dev=""), "train", self.base)
 
     @cached_property
     def _examples(self) -> dict[Split, list[Any]]:
@@ -94,10 +111,9 @@ class TaskData:
     def examples(self, split: Split) -> list[Any]:
         """All checked examples of a split; an empty split is an `InputError`."""
         if split not in self._examples:
-            (task, params), (corpus, corpus_params) = self._task, self._corpus
+            task, params = self._task
             with progress.bar(f"read {split} data"):
-                rows = corpus.rows(corpus_params, split, self.base)
-                found = task.examples(params, rows, self.labels, training=split == "train")
+                found = task.examples(params, self.rows(split), self.labels, training=split == "train")
             if not found:
                 raise InputError(f"recipe: data {self.recipe.data.name!r} has no rows in its {split} split; add some")
             self._examples[split] = found

@@ -127,6 +127,8 @@ def run_stage(
     training = getattr(step.step, "training", None)
     if training is not None and training.seed is not None:
         recipe = recipe.model_copy(update={"seed": training.seed})  # so no stage has to ask which one counts
+    if "augment" in parents:
+        data = data.with_rows(parents["augment"].folder)
     job = Job(recipe, target, data, parents, out, scratch, step.format, history)
     progress.say(f"{step.name} …")
     trains = isinstance(step.step, Teach | Pretrain | Distill | Prune) and step.step.training is not None
