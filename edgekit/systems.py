@@ -117,7 +117,7 @@ def read(path: Path) -> System:
 def _step(raw: Mapping[str, Any], where: str) -> Step:
     values = dict(raw)
     stage, sized, share = values.get("stage"), values.pop("sized", False), None
-    if not isinstance(sized, bool) or (sized and stage not in _TRAINED):
+    if not isinstance(sized, bool) or (sized and stage in ("augment", "prune", "extract")):
         raise InputError(f"{where}: sized = true is for a pretrain or distill step that makes the student")
     if stage in _TRAINED:
         training = values.get("training")
@@ -211,7 +211,7 @@ def _numbers(chunk: str, step: Step) -> str:
         said, sign, comment = line.partition("#")
         if re.match(r"\s*sized\s*=", said):
             if not {"student", "layers"} & step.values.keys():
-                lines.append(f"layers = {_INIT['layers']}                      # of the student")
+                lines.append(f"layers = {_INIT['layers']}".ljust(32) + (sign + comment or "# of the student"))
             continue
         if step.share is not None and (found := re.search(r"\bshare\s*=\s*[\d.eE+-]+", said)):
             numbers = [f"epochs = {step.share * _INIT['epochs']:g}"]
