@@ -186,6 +186,7 @@ def test_a_distill_step_with_further_teachers(tmp_path: Path) -> None:
     """The student comes nearer to the mean of both teachers."""
     for seed, name in enumerate(("teacher", "other")):
         tiny.make(tmp_path / name, "bert", labels=LABELS, seed=seed)
+    models.copy_processor(tmp_path / "teacher", tmp_path / "other")
     rows = [{"text": text, "label": "bad" if "bad" in text else "good"} for text in tiny.TEXTS] * 8
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
