@@ -1,0 +1,135 @@
+"""BERT-of-Theseus: which layers run, what learns, what is refused."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import families as tiny
+import lessons
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgekit.errors import InputError
+from edgekit.pipeline import families, models, training
+from edgekit.pipeline.methods import Lesson, theseus
+from edgekit.pipeline.signals import Speaker, Teacher
+from edgekit.recipe import Training
+from edgekit.records import Kind
+
+CASES = [(family, kind) for family, kind in lessons.CASES if family != "albert"]
+
+
+def task_loss(model: Any, given: Lesson) -> torch.Tensor:
+    """The loss that the method trains with, of one plain model."""
+    rows = lessons.batch(given)
+    inputs = {name: rows[name] for name in models.input_names(model)}
+    labels = {name: tensor for name, tensor in rows.items() if name in ("labels", "start_positions", "end_positions")}
+    if labels:
+        return model(**inputs, **labels).loss
+    mine = models.Exportable(model, given.kind).outputs(model(**inputs), inputs)["sentence_embedding"]
+    return ((mine - given.teachers[0](rows).outputs["sentence_embedding"]) ** 2).mean()
+
+
+def blocks(model: Any) -> nn.ModuleList:
+    encoder, name = families.stack(model)
+    return getattr(encoder, name)
+
+
+def shifted(given: Lesson) -> Lesson:
+    """The same, with layers of the student's that are not the teacher's any more."""
+    with torch.no_grad():
+        for parameter in blocks(given.student.model).parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return given
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
+def test_with_all_replaced_it_is_the_student_with_none_the_teacher(family: str, kind: Kind, tmp_path: Path) -> None:
+    given = shifted(lessons.lesson(tmp_path, family, kind))
+    student, teacher = given.student.model, models.load(tmp_path, kind, lessons.labels(kind))
+    rows = lessons.batch(given)
+    for probability, alone in ((1.0, student), (1e-12, teacher)):
+        method = theseus.objective(theseus.Params(probability=probability, growth=0), given).eval()
+        found = method(**rows)
+        torch.testing.assert_close(found["loss"], task_loss(alone, given))
+        assert len(blocks(student)) == 2
+        found["loss"].backward()
+        learnt = {id(p): p.grad.abs().sum() > 0 for p in method.parameters() if p.grad is not None}
+        assert set(learnt) == {id(p) for p in blocks(student).parameters()}
+        assert any(learnt.values()) == (alone is student)
+        method.zero_grad()
+
+
+def test_some_replaced(tmp_path: Path) -> None:
+    given = shifted(lessons.lesson(tmp_path, layers=4, student=3))  # parts of 2, 1 and 1 layers
+    params = theseus.Params(probability=0.5, growth=0)
+    method = theseus.objective(params, given).eval()
+    teacher = models.load(tmp_path, given.kind, lessons.LABELS)
+    own = {0: (0, 1), 1: (2,), 2: (3,)}
+    seen: set[tuple[bool, ...]] = set()
+    for step in range(12):
+        method.progress = step / 12
+        gone = theseus.replaced(params, method.progress, given.seed, 3)
+        layers = [i for part in range(3) for i in ((own[part][0],) if gone[part] else own[part])]
+        mixed = families.with_layers(teacher, layers)
+        for part in (part for part in range(3) if gone[part]):
+            state = blocks(given.student.model)[part].state_dict()
+            blocks(mixed)[layers.index(own[part][0])].load_state_dict(state)
+        torch.testing.assert_close(method(**lessons.batch(given))["loss"], task_loss(mixed, given))
+        seen.add(tuple(gone))
+    assert len(seen) > 3
+
+
+def test_the_probability_is_constant_or_rises(tmp_path: Path) -> None:
+    def rate(params: theseus.Params, progress: float) -> float:
+        return float(np.mean([theseus.replaced(params, progress, seed, 4) for seed in range(1000)]))
+
+    constant, curriculum = theseus.Params(probability=0.5, growth=0), theseus.Params(probability=0.2, growth=1.0)
+    assert rate(constant, 0.0) == pytest.approx(0.5, abs=0.03) and rate(constant, 1.0) == pytest.approx(0.5, abs=0.03)
+    assert [rate(curriculum, t) for t in (0.0, 0.4)] == pytest.approx([0.2, 0.6], abs=0.03)
+    assert rate(curriculum, 0.8) == rate(curriculum, 1.0) == 1.0
+
+
+def test_what_is_replaced_depends_on_seed_and_progress_only() -> None:
+    params = theseus.Params(probability=0.5, growth=0)
+    first = [theseus.replaced(params, step / 300, 0, 6) for step in range(300)]
+    torch.rand(1)
+    assert first == [theseus.replaced(params, step / 300, 0, 6) for step in range(300)]
+    assert first != [theseus.replaced(params, step / 300, 1, 6) for step in range(300)]
+    assert len({tuple(each) for each in first}) > 56  # of 2^6
+
+
+def test_only_the_students_layers_learn(tmp_path: Path) -> None:
+    given = lessons.lesson(tmp_path / "teacher")
+    model = given.student.model
+    with torch.no_grad():
+        model.base_model.embeddings.word_embeddings.weight.mul_(2)  # of its own before: the teacher's stand in for it
+    start = {name: parameter.detach().clone() for name, parameter in blocks(model).named_parameters()}
+    method = theseus.objective(theseus.Params(), given)
+    first = task_loss(model, given).item()
+    plan = Training(epochs=20, learning_rate=3e-3, batch_size=4, precision="float32")
+    training.train(method, given.features, plan, pad_id=0, seed=0, scratch=tmp_path / "scratch", what="x")
+    teacher = models.load(tmp_path / "teacher", given.kind, lessons.LABELS)
+    inside = {id(p) for p in blocks(model).parameters()}
+    its = dict(teacher.named_parameters())
+    around = [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
+    assert all(torch.equal(model.get_parameter(name), its[name]) for name in around)
+    assert not any(torch.equal(start[name], parameter) for name, parameter in blocks(model).named_parameters())
+    assert task_loss(model.eval(), given).item() < first / 2
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+    params = theseus.Params()
+    with pytest.raises(InputError, match='family "albert" has one set of weights for all layers'):
+        theseus.objective(params, lessons.lesson(tmp_path / "albert", "albert"))
+    given = lessons.lesson(tmp_path / "bert")
+    other = Teacher(tiny.make(tmp_path / "wide", "bert", hidden_size=64), given.kind, lessons.LABELS)
+    with pytest.raises(InputError, match="must fit between the teacher's embeddings and head"):
+        theseus.objective(params, dataclasses.replace(given, teachers=(other,)))
+    with pytest.raises(InputError, match="takes one teacher"):
+        theseus.objective(params, dataclasses.replace(given, teachers=given.teachers * 2))
+    deep = models.load(tiny.make(tmp_path / "deep", "bert", num_hidden_layers=5), given.kind, ("negative", "positive"))
+    with pytest.raises(InputError, match="the student has 5 layers, the teacher 4"):
+        theseus.objective(params, dataclasses.replace(given, student=Speaker(deep, given.kind)))
