@@ -36,6 +36,8 @@ Flows = Annotated[
     Literal["consecutive", "same"] | Annotated[tuple[Flow, ...], Field(min_length=1)],
     either('take "consecutive", "same", or pairs of pairs, [[[student\'s, its next], [teacher\'s, its next]], ...]'),
 ]
+Projection = Literal["auto", "linear", "relu", "tanh"]
+"""A linear map, alone or with an activation; `auto`: a linear one, where the widths are unlike, else none."""
 
 
 class Weighted(Record):
@@ -55,7 +57,7 @@ class Matched(Weighted):
 class Projected(Matched):
     """`projection`: a learnt map of the student's states to the teacher's width, one for all pairs of this loss."""
 
-    projection: Literal["linear", "relu", "tanh"] | None = None
+    projection: Projection | None = None
 
 
 class Flowing(Weighted):
@@ -131,7 +133,7 @@ def same_width(name: str, mine: torch.Tensor, its: torch.Tensor) -> None:
     if mine.shape[-1] != its.shape[-1]:
         raise InputError(
             f"{name}: the student's states are {mine.shape[-1]} wide, the teacher's {its.shape[-1]}; give this loss "
-            'projection = "linear"'
+            'projection = "auto"'
         )
 
 

@@ -2,8 +2,8 @@
 
     L = sum over pairs (m, g) of mean over heads of MSE( A_s[m], A_t[g] ),  A = q·k / sqrt(d)
 
-Jiao et al., "TinyBERT", 2020, equation 7; TextBrewer's `attention_mse`. Where pruning left the student fewer heads, the mean over heads of both sides
-is compared, as there are no pairs of heads any more.
+Jiao et al., "TinyBERT", 2020, equation 7; TextBrewer's `attention_mse`. Where pruning left the student fewer heads, the
+mean over heads of both sides is compared, as there are no pairs of heads any more.
 """
 
 from collections.abc import Mapping

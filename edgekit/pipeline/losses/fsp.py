@@ -9,12 +9,11 @@ paper has the sum.
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._params import Flowing, Flows, flows, product, same_tokens, same_width
+from edgekit.pipeline.losses._params import Flowing, Flows, Projection, flows, product, same_tokens, same_width
 from edgekit.pipeline.signals import Signals, Wanted
 
 
@@ -23,7 +22,7 @@ class Params(Flowing):
     teacher's width."""
 
     layers: Flows = "consecutive"
-    projection: Literal["linear", "relu", "tanh"] | None = None
+    projection: Projection | None = None
 
 
 def reads(params: Params, student: int, teacher: int) -> Wanted:

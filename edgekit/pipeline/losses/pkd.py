@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.losses._params import Pair, Pairs, Weighted, either, pairs, same_width
+from edgekit.pipeline.losses._params import Pair, Pairs, Projection, Weighted, either, pairs, same_width
 from edgekit.pipeline.signals import Signals, Wanted
 
 WHOLE_ROWS = True
@@ -30,7 +30,7 @@ class Params(Weighted):
         Literal["skip", "last"] | Pairs,
         either('take "skip", "last", or pairs, [[student\'s layer, teacher\'s], ...]'),
     ] = "skip"
-    projection: Literal["linear", "relu", "tanh"] | None = None
+    projection: Projection | None = None
 
 
 def _pairs(params: Params, student: int, teacher: int) -> tuple[Pair, ...]:

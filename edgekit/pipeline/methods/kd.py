@@ -66,13 +66,14 @@ def compared(said: Signals, wisdom: Signals) -> Signals:
 
 
 def projection(name: str | None, student: int, teacher: int) -> nn.Module:
-    """The map from the student's width to the teacher's: nothing, linear, or linear and an activation."""
-    if name is None:
+    """The map from the student's width to the teacher's: nothing, linear, or linear and an activation; `auto` is
+    linear where the widths are unlike."""
+    if name is None or (name == "auto" and student == teacher):
         return nn.Identity()
     linear = nn.Linear(student, teacher)
     nn.init.normal_(linear.weight, std=0.02)
     nn.init.zeros_(linear.bias)
-    return nn.Sequential(linear, {"linear": nn.Identity(), "relu": nn.ReLU(), "tanh": nn.Tanh()}[name])
+    return nn.Sequential(linear, {"relu": nn.ReLU(), "tanh": nn.Tanh()}.get(name, nn.Identity()))
 
 
 def projected(said: Signals, matrix: nn.Module) -> Signals:

@@ -202,7 +202,7 @@ def test_unlike_heads_are_refused_with_what_works(name: str) -> None:
 @pytest.mark.parametrize("name", ["hidden_mse", "cosine", "pkd", "fsp"])
 def test_unlike_widths_are_refused_with_what_works(name: str) -> None:
     with pytest.raises(
-        InputError, match=f'{name}: the student\'s states are 5 wide, .* {WIDTH}; .*projection = "linear"'
+        InputError, match=f'{name}: the student\'s states are 5 wide, .* {WIDTH}; .*projection = "auto"'
     ):
         value(name, signals(0, 2, width=5), signals(1, 4))
 
