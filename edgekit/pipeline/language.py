@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from edgekit.errors import InputError
 from edgekit.pipeline import models
-from edgekit.tasks import Feature, pad
+from edgekit.tasks import Arrays, Feature, pad
 
 FILE = "masked_lm.safetensors"
 
@@ -142,6 +142,12 @@ def loss(logits: Tensor, truth: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), truth, reduction="sum") / max(1, len(truth))
 
 
+def states(model: PreTrainedModel, batch: Arrays) -> Tensor:
+    """The last hidden states [batch, length, width] of a padded batch."""
+    inputs = {name: torch.from_numpy(batch[name]).to(model.device) for name in models.input_names(model)}
+    return model(**inputs, output_hidden_states=True).hidden_states[-1]
+
+
 @torch.inference_mode()
 def accuracy(model: PreTrainedModel, head: Head, features: Sequence[Feature], tokens: Tokens) -> float:
     """The share of masked tokens of `features` that the model finds; the same tokens at every call."""
@@ -149,15 +155,11 @@ def accuracy(model: PreTrainedModel, head: Head, features: Sequence[Feature], to
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         for start in range(0, len(features), 16):
-            batch = {
-                name: torch.from_numpy(array)
-                for name, array in pad(features[start : start + 16], models.pad_id(model)).items()
-            }
-            ids = batch["input_ids"]
-            chosen = choose(ids, batch["attention_mask"], tokens.special, 0.15)
-            inputs = {name: batch[name] for name in models.input_names(model)}
-            inputs["input_ids"] = torch.where(chosen, tokens.mask, ids)
-            states = model(**inputs, output_hidden_states=True).hidden_states[-1][chosen]
-            right += int((head(states, words(model).weight).argmax(-1) == ids[chosen]).sum())
+            batch = pad(features[start : start + 16], models.pad_id(model))
+            ids, real = (torch.from_numpy(batch[name]) for name in ("input_ids", "attention_mask"))
+            chosen = choose(ids, real, tokens.special, 0.15)
+            batch["input_ids"] = ids.masked_fill(chosen, tokens.mask).numpy()
+            found = head(states(model, batch)[chosen], words(model).weight).argmax(-1)
+            right += int((found == ids[chosen]).sum())
             total += int(chosen.sum())
     return right / max(1, total)

@@ -33,11 +33,11 @@ def features(recipe: Recipe, base: Path, folder: Path, split: Split = "train") -
     if text is None:
         raise InputError("recipe: a pretrain step needs plain text; add a table [text] with its data")
     corpus, params = plugins.use("corpora", text.data, "recipe: text")
-    tokenizer = _tokenizer(folder)
-    opening, closing = _around(tokenizer)
+    encoder = tokenizer(folder)
+    opening, closing = around(encoder)
     room = recipe.max_length - len(opening) - len(closing)
     number, held = 0, list[int]()
-    for ids in _encoded(corpus.rows(params, split, base), text, tokenizer):
+    for ids in _encoded(corpus.rows(params, split, base), text, encoder):
         held += ([*closing] if held else []) + ids
         while len(held) >= room:
             yield _feature([*opening, *held[:room], *closing], number)
@@ -48,7 +48,8 @@ def features(recipe: Recipe, base: Path, folder: Path, split: Split = "train") -
         raise InputError(f"recipe: text: its {split} split holds no text; add some")
 
 
-def _tokenizer(folder: Path) -> Any:
+def tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, which neither pads nor cuts, and takes a text's first word as one inside a text."""
     from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -62,11 +63,11 @@ def _tokenizer(folder: Path) -> Any:
     found.no_padding()
     found.no_truncation()
     if isinstance(found.pre_tokenizer, ByteLevel):
-        found.pre_tokenizer.add_prefix_space = True  # a row's first word looks as inside a text
+        found.pre_tokenizer.add_prefix_space = True
     return found
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The special tokens before and after one text."""
     encoding = tokenizer.encode("a")
     inside = [i for i, special in enumerate(encoding.special_tokens_mask) if not special]
