@@ -20,6 +20,7 @@ A recipe names a task, its data, and the steps in order. Any step can be left ou
     stage = "quantize"
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -231,6 +232,13 @@ class Recipe(Record):
                 "the steps must stand in the order teach, pretrain, augment, then distill, prune or extract, export, "
                 "quantize"
             )
+        for before, step in pairwise(steps):
+            dynamic = isinstance(before, Distill) and before.method.name == "dynabert"
+            if isinstance(step, Extract) and not (dynamic or (isinstance(before, Teach) and before.training is None)):
+                raise ValueError(
+                    'extract takes a sub-network of a model that the method "dynabert" trained; put such a distill step '
+                    "right before it"
+                )
         trained = [step for step in steps if isinstance(step, Distill | Prune | Extract)]
         if any(isinstance(step, Prune) and step.vocabulary for step in trained[:-1]):
             raise ValueError(
