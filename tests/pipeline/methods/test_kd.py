@@ -129,7 +129,8 @@ def test_layers_that_match_nothing_are_refused_before_training(loss: dict[str, A
     [("text-classification", "kl", None), ("text-classification", "pkd", None),
      ("text-classification", "hidden_mse", "compares tokens, .* use losses that compare whole rows: kl"),
      ("sentence-embedding", "attention_mse", "compares tokens, .* use losses that compare whole rows: kl"),
-     ("token-classification", "kl", None), ("token-classification", "hidden_mse", "compares tokens in a token-classification task"),
+     ("token-classification", "kl", None),
+     ("token-classification", "hidden_mse", "compares tokens in a token-classification task"),
      ("question-answering", "kl", "compares tokens in a question-answering task"),
      ("question-answering", "cross_entropy", None)],
 )  # fmt: skip
