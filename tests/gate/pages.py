@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from edgekit.comparison import Compared, Reason, Reference, Run, contender, ranked
 from edgekit.records import Artifact, Budget, Facts, Gate, Metric, Part, Score
 from edgekit.results import (
     Answer,
@@ -429,3 +430,43 @@ def history(count: int = 40, device: str = "pixel-8") -> tuple[Entry, ...]:
             )
         )
     return tuple(found)
+
+
+def comparison(seeds: int = 3, **other: Any) -> Compared:
+    """Three methods of which the second is the best, and one that could not train this student."""
+
+    def runs(level: float, grown: float) -> list[Run]:
+        return [
+            Run(
+                seed=n,
+                artifact=f"distill-{n}{int(1000 * level)}",
+                score=score(level + 0.0037 * n),
+                examples=20_000,
+                seconds=131.5 * grown + n,
+                peak_rss_bytes=int(1_213_000_000 * grown) + n,
+                parameters=int(15_615_000 * grown),
+                bytes=int(62_473_000 * grown),
+            )
+            for n in range(seeds)
+        ]
+
+    refused = Reason(message="recipe: step distill: the student must be as wide as its teacher", exit_code=2)
+    methods = (
+        contender("kd", "soft and hard labels", "Hinton et al., 2015, section 2", runs(0.5012, 1.0), None),
+        contender("minilmv2", "relations of the last layer", "Wang et al., 2021", runs(0.5132, 1.0), None),
+        contender("dynabert", "adaptive width and depth", "Hou et al., 2020", runs(0.4987, 0.7)[:1], refused),
+        contender("theseus", "modules replaced one by one", "Xu et al., 2020", [], refused),
+    )
+    fields: dict[str, Any] = dict(
+        edgekit="0.1.0",
+        recipe="punctuation",
+        task="punctuation",
+        metric="macro_f1",
+        host="Linux x86_64",
+        seeds=tuple(range(seeds)),
+        teacher=Reference(score=score(0.5313), parameters=22_569_000, bytes=90_279_488),
+        methods=ranked(methods),
+        began="2026-11-21T07:09:45+00:00",
+        seconds=1421.9,
+    )
+    return Compared(**{**fields, **other})

@@ -14,6 +14,7 @@ from typing import Any
 import pages
 import pytest
 
+from edgekit.comparison import Compared, Reason
 from edgekit.errors import InputError, printable
 from edgekit.gate import history
 from edgekit.gate.report import Shown, page, read, write
@@ -31,7 +32,19 @@ FLAGS = [
 ]
 LABELS = {"p90", "p99"}
 """Words with digits that the template itself says."""
-SECTIONS = ["verdict", "pipeline", "latency", "memory", "energy", "size", "tradeoff", "trends", "conditions", "how"]
+SECTIONS = [
+    "verdict",
+    "methods",
+    "pipeline",
+    "latency",
+    "memory",
+    "energy",
+    "size",
+    "tradeoff",
+    "trends",
+    "conditions",
+    "how",
+]
 
 
 class Page(HTMLParser):
@@ -110,7 +123,11 @@ def check_numbers(text: str) -> Page:
 @pytest.fixture(scope="module")
 def full() -> str:
     """A page with everything."""
-    return page(Shown(verdicts=(pages.verdict(),), history=pages.history(), sources=("verdict.json",)))
+    shown = Shown(
+        verdicts=(pages.verdict(),), history=pages.history(), comparisons=(pages.comparison(),),
+        sources=("verdict.json", "compare.json"),
+    )  # fmt: skip
+    return page(shown)
 
 
 def test_every_number_of_a_full_page_is_in_its_json(full: str) -> None:
@@ -121,6 +138,8 @@ def test_every_number_of_a_full_page_is_in_its_json(full: str) -> None:
     assert shown["0.052"] == "+5.2\u00a0%"
     assert shown["-0.0017"] == "−0.0017"
     assert shown["26061824.0"] == "26.1\u00a0MB"
+    assert shown[json.dumps(pages.comparison().methods[0].deviation)] == "0.0037"
+    assert shown["132.5"] == "2\u00a0min\u00a012\u00a0s"
 
 
 def test_sections_stand_in_order_verdict_first(full: str) -> None:
@@ -130,6 +149,7 @@ def test_sections_stand_in_order_verdict_first(full: str) -> None:
     for said in (
         "energy_j: no meter on rpi-5", "score on rpi-5: --no-score", "(Bonferroni)", "the link was lost",
         "a new level begins at", "refused: static: slower", "relative tolerance",
+        "theseus : recipe: step distill: the student must be as wide",
     ):  # fmt: skip
         assert said in found.text
 
@@ -182,11 +202,16 @@ def test_the_json_is_the_records(full: str) -> None:
         Shown(verdicts=(pages.verdict("INCONCLUSIVE", ("a",)), pages.verdict("PASS", ("b",)))),
         Shown(bundles=(pages.bundle(parts=False), pages.bundle(digest="ab" * 32).model_copy(update={"stages": ()}))),
         Shown(failures=(Failure(device="board", message="no link", exit_code=4),)),
+        Shown(comparisons=(pages.comparison(1), pages.comparison(2, teacher=None, metric=None))),
+        Shown(comparisons=(pages.comparison(methods=pages.comparison().methods[3:]),)),
         Shown(history=pages.history(1)),
         Shown(history=pages.history(500)),
         Shown(),
     ],
-    ids=["images", "several", "nothing measured", "two verdicts", "bundles", "failure", "1 gate", "500 gates", "empty"],
+    ids=[
+        "images", "several", "nothing measured", "two verdicts", "bundles", "failure",
+        "methods", "no method", "1 gate", "500 gates", "empty",
+    ],
 )  # fmt: skip
 def test_whatever_there_is_every_number_is_in_the_json(shown: Shown) -> None:
     found = check_numbers(page(shown))
@@ -226,6 +251,19 @@ def test_energy_that_was_not_measured_says_why() -> None:
     assert not [1 for tag, attrs in found.elements if tag == "svg" and "energy" in (attrs["aria-label"] or "")]
 
 
+def hostile_comparison() -> Compared:
+    """Every string of it hostile."""
+    name, one = pages.HOSTILE, pages.comparison()
+    failure = Reason(message=name, exit_code=2)
+    methods = tuple(
+        method.model_copy(update={"method": name, "title": name, "source": name, "failure": failure})
+        for method in one.methods
+    )
+    return one.model_copy(
+        update={"recipe": name, "task": name, "metric": name, "host": name, "began": name, "methods": methods}
+    )
+
+
 def test_hostile_strings_stay_text() -> None:
     name = pages.HOSTILE
     one = pages.verdict(devices=(name,))
@@ -234,7 +272,7 @@ def test_hostile_strings_stay_text() -> None:
         verdicts=(one.model_copy(update={"candidate": bundle, "left_out": (name,), "correction": name}),),
         results=(pages.result(name, runtime=name, doubts=(name,), bundle=name, model=name, began=name),),
         bundles=(bundle,), failures=(Failure(device=name, message=name, exit_code=4),), sources=(printable(name),),
-        history=pages.history(8, name),
+        history=pages.history(8, name), comparisons=(hostile_comparison(),),
     )  # fmt: skip
     text = page(shown)
     found = check_numbers(text)
@@ -282,7 +320,7 @@ def test_reads_what_edgekit_wrote(tmp_path: Path) -> None:
     one, verdict = pages.result(device="board-1"), pages.verdict()
     failure = Failure(device="board", message="no link", exit_code=4)
     benched = Benched(results=(one, pages.result("board-2")), failures=(failure,))
-    files = {"verdict.json": verdict, "one.json": one, "benched.json": benched}
+    files = {"verdict.json": verdict, "one.json": one, "benched.json": benched, "compare.json": pages.comparison()}
     for name, record in files.items():
         (tmp_path / name).write_text(record.model_dump_json(indent=1), encoding="utf-8")
     judged = verdict.measured[0].candidate
@@ -291,6 +329,7 @@ def test_reads_what_edgekit_wrote(tmp_path: Path) -> None:
     assert shown.verdicts == (verdict,)
     assert shown.results == benched.results  # `one` once, and what the verdict has is not shown twice
     assert shown.failures == (failure,)
+    assert shown.comparisons == (pages.comparison(),)
     assert shown.sources == tuple(str(tmp_path / name) for name in (*files, "judged.json"))
 
 
@@ -305,9 +344,21 @@ def test_reads_what_edgekit_wrote(tmp_path: Path) -> None:
         (b'{"medians_s": []}', "is nothing that a report can show"),
         (b'{"workload": 1, "latency": []}', "is not a result of edgekit bench"),
         (b'{"candidate": {}, "baseline": {}, "checks": "' + b"x" * 100_000 + b'"}', "is not a verdict"),
+        (b'{"methods": [], "seeds": "many"}', "is not a comparison"),
         (b'{"results": [{"device": "\\ud800"}], "failures": []}', "is not results of several devices"),
     ],
-    ids=["empty", "binary", "deep", "long number", "list", "other record", "wrong kind", "long string", "surrogate"],
+    ids=[
+        "empty",
+        "binary",
+        "deep",
+        "long number",
+        "list",
+        "other record",
+        "wrong kind",
+        "long string",
+        "methods",
+        "surrogate",
+    ],
 )
 def test_what_edgekit_did_not_write_is_one_error(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "some.json"
@@ -379,6 +430,7 @@ def hostile() -> str:
             verdicts=(one.model_copy(update={"candidate": pages.bundle(name=long, digest="ab" * 32)}),),
             results=(pages.result(long, bundle=long, doubts=(pages.HOSTILE, long), model=long),),
             failures=(Failure(device=long, message=long, exit_code=4),),
+            comparisons=(hostile_comparison(), pages.comparison(recipe=long, metric=long, task=long)),
         )
     )
 
