@@ -113,12 +113,35 @@ class Augment(_Step):
     """K: how many candidates a word has."""
 
 
+class Also(Record):
+    """A further task for the student of a distill step, which gets a head for it; its teacher is loaded, or made, as
+    by a teach step."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)
+    task: Use
+    data: Use
+    model: str
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    training: Training | None = None
+    losses: tuple[Use, ...] = ()
+    """In place of the method's."""
+    max_length: int | None = Field(default=None, ge=8)
+    """Of this task's sequences; `None`: the recipe's."""
+
+    @property
+    def teach(self) -> Teach:
+        """The step that makes the teacher."""
+        return Teach(stage="teach", model=self.model, sha256=self.sha256, training=self.training)
+
+
 class Distill(_Smaller):
     """Train a smaller student on what the teacher says."""
 
     stage: Literal["distill"]
     teachers: tuple[str, ...] = ()
     """Folders of further teachers of the same task and labels, beside the recipe's own."""
+    also: tuple[Also, ...] = ()
+    """Further tasks that the same student learns, by the method `multi_task`."""
     method: Use = _KD
     training: Training = Training()
 
@@ -210,6 +233,9 @@ class Recipe(Record):
     data: Use
     text: Text | None = None
     step: tuple[Step, ...] = Field(min_length=1)
+    deliver: str | None = None
+    """Which further task's model is pruned, exported and bundled after the step that trains it, by its name in `also`;
+    `None`: the recipe's own task's."""
     gate: Gate = Gate()
 
     @field_validator("step")
@@ -245,6 +271,28 @@ class Recipe(Record):
                 "vocabulary can be cut in the last distill or prune step only: the teacher knows the whole"
             )
         return steps
+
+    @model_validator(mode="after")
+    def _several(self) -> "Recipe":
+        steps = [step for step in self.step if isinstance(step, Distill) and step.also]
+        names = [also.name for step in steps for also in step.also]
+        if len(steps) > 1 or len(set(names)) < len(names):
+            raise ValueError("also can stand in one distill step only, each further task once")
+        if self.deliver is not None and self.deliver not in names:
+            raise ValueError(f'deliver = "{self.deliver}" is none of the further tasks: {", ".join(names) or "none"}')
+        return self
+
+    def along(self, name: str) -> "Recipe":
+        """This recipe with a further task in the place of its own: task, data, longest sequence, and a name for both."""
+        (also,) = (a for step in self.step if isinstance(step, Distill) for a in step.also if a.name == name)
+        return self.model_copy(
+            update={
+                "name": f"{self.name}-{name}",
+                "task": also.task,
+                "data": also.data,
+                "max_length": also.max_length or self.max_length,
+            }
+        )
 
     @model_validator(mode="after")
     def _has_text(self) -> "Recipe":

@@ -51,6 +51,8 @@ class Planned:
     step: Step | None
     parents: Mapping[str, str] = field(default_factory=dict[str, str])
     format: Format | None = None
+    task: str | None = None
+    """The further task (a distill step's `also`) that it is of; `None`: the recipe's own."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,16 @@ class TaskData:
         """The label set, from the recipe or the training rows."""
         (task, params), (corpus, corpus_params) = self._task, self._corpus
         return task.labels(params, corpus.rows(corpus_params, "train", self.base))
+
+    @cached_property
+    def _further_tasks(self) -> dict[str, "TaskData"]:
+        return {}
+
+    def along(self, name: str) -> "TaskData":
+        """The data of a further task (a distill step's `also`)."""
+        if name not in self._further_tasks:
+            self._further_tasks[name] = TaskData(self.recipe.along(name), self.base, self.shared)
+        return self._further_tasks[name]
 
     def with_rows(self, folder: Path) -> "TaskData":
         """The same, and the rows that an augment step wrote to `folder` to train on."""
@@ -167,3 +179,5 @@ class Job:
     """Of export and quantize, which run once a format."""
     history: tuple[Artifact, ...] = ()
     """Every artifact of this build before this one, in order."""
+    task: str | None = None
+    """The further task that `recipe` and `data` are of; `None`: the recipe's own."""

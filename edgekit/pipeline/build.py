@@ -31,7 +31,7 @@ def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
     """
     planned: list[Planned] = []
     count: dict[str, int] = {}
-    model = ""
+    model, teacher, task = "", "teach", None
     data: dict[str, str] = {}
     language: dict[str, str] = {}
     final: dict[str, str] = {}
@@ -52,25 +52,34 @@ def plan(recipe: Recipe, target: Target) -> tuple[Planned, ...]:
                 planned.append(Planned(name, "augment", step, {"model": "teach", **language}))
                 data = {"augment": name}
             case Distill() | Prune():
-                planned.append(Planned(name, step.stage, step, {"model": model, "teacher": "teach", **data}))
+                also = [each.name for each in step.also] if isinstance(step, Distill) else []
+                if isinstance(step, Distill):
+                    planned += [Planned(f"teach-{a.name}", "teach", a.teach, task=a.name) for a in step.also]
+                parents = {"model": model, "teacher": teacher, **data, **{f"teacher:{a}": f"teach-{a}" for a in also}}
+                planned.append(Planned(name, step.stage, step, parents, task=task))
                 model = name
+                if recipe.deliver in also:
+                    task, teacher, data = recipe.deliver, f"teach-{recipe.deliver}", {}
+                    planned.append(Planned(f"head-{task}", "head", step, {"model": teacher, "shared": name}, task=task))
+                    model = f"head-{task}"
             case Extract():
-                planned.append(Planned(name, "extract", step, {"model": model}))
+                planned.append(Planned(name, "extract", step, {"model": model}, task=task))
                 model = name
             case Export():
-                if model != "teach":
-                    planned.append(Planned(BASELINE, "export", step, {"model": "teach"}, "onnx"))
+                if model != teacher:
+                    planned.append(Planned(BASELINE, "export", step, {"model": teacher}, "onnx", task))
                 for format in target.formats:
-                    planned.append(Planned(f"{name}-{format}", "export", step, {"model": model}, format))
+                    planned.append(Planned(f"{name}-{format}", "export", step, {"model": model}, format, task))
                     final[f"export:{format}"] = f"{name}-{format}"
             case Quantize():
                 for format in target.formats:
                     parents = {"model": model, "export": final[f"export:{format}"]}
-                    planned.append(Planned(f"{name}-{format}", "quantize", step, parents, format))
+                    planned.append(Planned(f"{name}-{format}", "quantize", step, parents, format, task))
                     final[f"quantize:{format}"] = f"{name}-{format}"
     if final:
         baseline = {"baseline": BASELINE} if any(p.name == BASELINE for p in planned) else {}
-        planned.append(Planned("bundle", "bundle", None, {"model": model, "teacher": "teach", **baseline, **final}))
+        parents = {"model": model, "teacher": teacher, **baseline, **final}
+        planned.append(Planned("bundle", "bundle", None, parents, task=task))
     return tuple(planned)
 
 
@@ -127,9 +136,11 @@ def run_stage(
     training = getattr(step.step, "training", None)
     if training is not None and training.seed is not None:
         recipe = recipe.model_copy(update={"seed": training.seed})  # so no stage has to ask which one counts
+    if step.task:
+        recipe, data = recipe.along(step.task), data.along(step.task)
     if "augment" in parents:
         data = data.with_rows(parents["augment"].folder)
-    job = Job(recipe, target, data, parents, out, scratch, step.format, history)
+    job = Job(recipe, target, data, parents, out, scratch, step.format, history, step.task)
     progress.say(f"{step.name} …")
     trains = isinstance(step.step, Teach | Pretrain | Distill | Prune) and step.step.training is not None
     with processes.together(step, id, target, data, made) if trains else contextlib.nullcontext():
@@ -151,19 +162,14 @@ def keys(
     recipe: Recipe, target: Target, base: Path, planned: tuple[Planned, ...]
 ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Each artifact's key, the hash of all that makes it, and the library versions among that."""
-    corpus, params = plugins.use("corpora", recipe.data, "recipe: data")
-    common = {
-        "task": recipe.task.model_dump(),
-        "data": corpus.fingerprint(params, base),
-        "seed": recipe.seed,
-        "max_length": recipe.max_length,
-    }
+    common = {task: _common(recipe.along(task) if task else recipe, base) for task in {p.task for p in planned}}
     ids: dict[str, str] = {}
     versions: dict[str, dict[str, str]] = {}
     for step in planned:
-        source, versions[step.name] = _code(tuple(_modules(recipe, step)))
+        its = recipe.along(step.task) if step.task else recipe
+        source, versions[step.name] = _code(tuple(_modules(its, step)))
         ingredients: dict[str, Any] = {
-            **common,
+            **common[step.task],
             "stage": step.stage,
             "step": _wanted(step),
             "format": step.format,
@@ -172,12 +178,14 @@ def keys(
             "versions": versions[step.name],
         }
         if isinstance(step.step, Teach | Pretrain):
-            ingredients["weights"] = weights.fingerprint(_teach(recipe), base)
+            ingredients["weights"] = weights.fingerprint(
+                step.step if isinstance(step.step, Teach) else _teach(recipe), base
+            )
         if isinstance(step.step, Pretrain) and recipe.text:
-            text, its = plugins.use("corpora", recipe.text.data, "recipe: text")
-            ingredients["text"] = (text.fingerprint(its, base), recipe.text.column)
+            text, params = plugins.use("corpora", recipe.text.data, "recipe: text")
+            ingredients["text"] = (text.fingerprint(params, base), recipe.text.column)
         if isinstance(step.step, Distill):
-            ingredients["teachers"] = [weights.fingerprint(its, base) for its in weights.further(step.step)]
+            ingredients["teachers"] = [weights.fingerprint(each, base) for each in weights.further(step.step)]
         if isinstance(step.step, Augment) and recipe.text and recipe.text.vectors:
             ingredients["vectors"] = sha256(weights.vectors(recipe.text.vectors, base))
         if step.stage in ("export", "quantize"):
@@ -187,6 +195,17 @@ def keys(
             ingredients |= {"target": target.model_dump(), "recipe": recipe.model_dump(), "samples": samples}
         ids[step.name] = key(ingredients)
     return ids, versions
+
+
+def _common(recipe: Recipe, base: Path) -> dict[str, Any]:
+    """What every artifact of a task is made from."""
+    corpus, params = plugins.use("corpora", recipe.data, "recipe: data")
+    return {
+        "task": recipe.task.model_dump(),
+        "data": corpus.fingerprint(params, base),
+        "seed": recipe.seed,
+        "max_length": recipe.max_length,
+    }
 
 
 def _teach(recipe: Recipe) -> Teach:
@@ -218,6 +237,10 @@ def _modules(recipe: Recipe, step: Planned) -> Iterator[str]:
     match step.step:
         case Distill():
             yield from _used("methods", step.step.method, where)
+            for also in step.step.also:
+                yield plugins.module_name("tasks", also.task.name, where)
+                yield plugins.module_name("corpora", also.data.name, where)
+                yield from (plugins.module_name("losses", loss.name, where) for loss in also.losses)
         case Pretrain():
             yield from _used("methods", step.step.method, where)
             if recipe.text:

@@ -19,6 +19,7 @@ _NEEDED = {
     "augment": ("torch", "transformers"),
     "prune": ("torch", "transformers", "accelerate"),
     "extract": ("torch", "transformers"),
+    "head": ("torch", "transformers"),
     "export-onnx": ("torch", "onnx", "onnxscript", "onnxruntime"),
     "export-tflite": ("torch", "litert_torch", "ai_edge_litert"),
     "quantize-onnx": ("onnx", "onnxruntime"),
@@ -41,6 +42,7 @@ def everything(
                 _use("methods", step.method, "recipe: step distill: method")
                 for further in weights.further(step):
                     _further(recipe, further, base, data)
+                _also(step, base, data)
             case Pretrain():
                 _use("methods", step.method, "recipe: step pretrain: method")
             case Prune():
@@ -107,6 +109,23 @@ def _further(recipe: Recipe, further: Teach, base: Path, data: TaskData) -> None
     assert isinstance(own, Teach)  # the recipe's own validator saw to it
     if not alignment.same_input(folder, weights.locate(own, base)):
         alignment.check(data.kind, folder)
+
+
+def _also(step: Distill, base: Path, data: TaskData) -> None:
+    """Check the further tasks of a distill step: data, teachers, losses, and that the method trains several."""
+    where = "recipe: step distill: also"
+    several = getattr(plugins.load("methods", step.method.name, where), "SEVERAL_TASKS", False)
+    if step.also and not several:
+        raise InputError(f'{where}: the method {step.method.name} trains one task; take the method "multi_task"')
+    if several and not step.also:
+        raise InputError(f"{where}: {step.method.name} trains several tasks, and there is one; name further ones here")
+    for also in step.also:
+        weights.check(also.teach, base)
+        for loss in also.losses:
+            plugins.use("losses", loss, f"{where}: {also.name}: losses")
+        further = data.along(also.name)
+        further.examples("train")
+        further.examples("dev")
 
 
 def _space(teacher: Path, artifacts: int, store: Path) -> None:

@@ -1,6 +1,8 @@
 """Distill: a smaller student, trained by a method of `methods/` on what the teacher says."""
 
+import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -8,11 +10,11 @@ from transformers import PreTrainedModel
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, alignment, cache, families, models, weights
-from edgekit.pipeline.methods import Lesson
+from edgekit.pipeline import Job, alignment, cache, families, joint, models, weights
+from edgekit.pipeline.methods import Further, Lesson
 from edgekit.pipeline.signals import Speaker, Teacher, uniform_map
 from edgekit.pipeline.training import train
-from edgekit.recipe import Distill, Pretrain, Training
+from edgekit.recipe import Also, Distill, Pretrain, Training
 from edgekit.records import Facts, Trained, Use
 from edgekit.tasks import Feature
 
@@ -26,9 +28,16 @@ def run(step: Distill, job: Job) -> Facts:
     models.copy_processor(source, job.out)
     features = job.data.features("train", source)
     teachers = [job.parents["teacher"].folder, *(weights.locate(its, job.data.base) for its in weights.further(step))]
-    trained = train_student(student, teachers, step.method, step.training, job, features)
+    further = [_further(also, student, job) for also in step.also]
+    trained = train_student(student, teachers, step.method, step.training, job, features, further)
     models.save(student, job.out)
+    notes: list[str] = []
+    for name, model in ((each.name, each.lesson.student.model) for each in further):
+        joint.save(model, job.out / joint.HEADS / name)
+        score = job.data.along(name).score(models.predictor(model, job.data.along(name).kind), job.out)
+        notes.append(f"{name}: {score.metric} {score.value:.4f}")
     return Facts(
+        notes=tuple(notes),
         parameters=models.parameters(student),
         bytes=models.weight_bytes(job.out),
         score=job.data.score(models.predictor(student, job.data.kind), job.out),
@@ -50,6 +59,15 @@ def new_student(step: Distill | Pretrain, model: PreTrainedModel, job: Job) -> t
     kept = start(step.start, layers, before)
     student = families.with_layers(model, kept) if layers < before else model
     return student, f"layers {before} -> {layers} (from {', '.join(str(layer + 1) for layer in kept)})"
+
+
+def _further(also: Also, student: PreTrainedModel, job: Job) -> Further:
+    """A further task of the student's layers: its model, its teacher, its features."""
+    data, teacher = job.data.along(also.name), job.parents[f"teacher:{also.name}"].folder
+    features = data.features("train", job.parents["model"].folder)
+    model = joint.beside(student, data.kind, data.labels, teacher)
+    its = teacher_of(teacher, replace(job, data=data), features)
+    return Further(also.name, Lesson(Speaker(model, data.kind), (its,), features, data.kind, job.recipe.seed), also.losses)
 
 
 def start(name: str, layers: int, before: int) -> tuple[int, ...]:
@@ -76,16 +94,23 @@ def train_student(
     training: Training,
     job: Job,
     features: Sequence[Feature],
+    further: Sequence[Further] = (),
 ) -> Trained:
-    """Train `student` in place by a method from `methods/`; the folders `teachers` hold its teachers."""
+    """Train `student` in place by a method from `methods/`; the folders `teachers` hold its teachers, and `further` are
+    more tasks for its layers."""
     module, params = plugins.use("methods", method, f"recipe: step {method.name}")
     torch.manual_seed(job.recipe.seed)
     kind = job.data.kind
     its = tuple(teacher_of(folder, job, features) for folder in teachers)
-    lesson = Lesson(Speaker(student, kind), its, features, kind, job.recipe.seed)
-    with cache.keeping(its, features, job, training):
+    lesson = Lesson(Speaker(student, kind), its, features, kind, job.recipe.seed, tuple(further))
+    every = joint.Joined([features, *(each.lesson.features for each in further)]) if further else features
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(cache.keeping(its, features, job, training))
+        for name, each in ((each.name, each.lesson) for each in further):
+            its = replace(job, data=job.data.along(name))
+            stack.enter_context(cache.keeping(each.teachers, each.features, its, training))
         return train(
-            module.objective(params, lesson), features, training,
+            module.objective(params, lesson), every, training,
             pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="train the student",
         )  # fmt: skip
 

@@ -61,7 +61,8 @@ def train(
     """
     lengths = [len(next(iter(f.inputs.values()))) for f in features]
     epochs = training.examples / len(lengths) if training.examples else training.epochs
-    batches = layout(lengths, training.batch_size, epochs, seed)
+    lay = getattr(objective, "layout", layout)  # a method may have its own
+    batches: list[list[int]] = lay(lengths, training.batch_size, epochs, seed)
     cuda = torch.cuda.is_available()
     backend = ("nccl" if cuda else "gloo") if processes.count() > 1 else None
     arguments = TrainingArguments(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from edgekit.records import Kind
+from edgekit.records import Kind, Use
 from edgekit.tasks import Feature
 
 
@@ -19,6 +19,17 @@ class Lesson:
     """What it will be trained on, in the student's tokens."""
     kind: Kind
     seed: int
+    also: "tuple[Further, ...]" = ()
+    """Further tasks for the same layers."""
+
+
+@dataclass(frozen=True)
+class Further:
+    """A further task: its `lesson`, whose student has the same layers and another head, and the losses it wants."""
+
+    name: str
+    lesson: Lesson
+    losses: tuple[Use, ...]
 
 
 class Method(Protocol):
