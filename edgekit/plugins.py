@@ -24,6 +24,7 @@ _PACKAGES = {
     "students": "edgekit.pipeline.students",
     "methods": "edgekit.pipeline.methods",
     "losses": "edgekit.pipeline.losses",
+    "callbacks": "edgekit.pipeline.callbacks",
     "criteria": "edgekit.pipeline.criteria",
     "exporters": "edgekit.pipeline.exporters",
     "quantizers": "edgekit.pipeline.quantizers",

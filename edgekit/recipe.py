@@ -48,6 +48,18 @@ class Training(Record):
     """How much disk the teacher's kept signals may take; where they would take more, the teacher runs in every step."""
     seed: int | None = Field(default=None, ge=0)
     """Of this training alone; `None`: the recipe's."""
+    evaluate: int = Field(default=0, ge=0, le=100)
+    """How many times along the training, the last one at its end, the model is scored on the dev split."""
+    keep: Literal["last", "best"] = "last"
+    """Which of the scored models the step gives; `best`: the first of those with the highest score."""
+    callback: Use | None = None
+    """A plugin of `callbacks/`, or a module of your own, that gets the model each time it was scored."""
+
+    @model_validator(mode="after")
+    def _scored(self) -> "Training":
+        if not self.evaluate and (self.keep == "best" or self.callback):
+            raise ValueError('keep = "best" and callback rest on scores along the training; set evaluate, say to 4')
+        return self
 
 
 _KD = Use.model_validate({"name": "kd", "losses": [{"name": "kl"}, {"name": "hidden_mse"}, {"name": "attention_mse"}]})

@@ -100,6 +100,15 @@ class Comparison(Record):
     times_faster: float
 
 
+class Point(Record):
+    """How good a model was in the middle of its training: the headline score after `step` steps."""
+
+    step: int
+    examples: int
+    """Shown by then."""
+    score: float
+
+
 class Trained(Record):
     """What a training took."""
 
@@ -108,6 +117,8 @@ class Trained(Record):
     seconds: float
     peak_rss_bytes: int | None = None
     """The process's peak resident memory while it trained; `None` where the system does not tell."""
+    curve: tuple[Point, ...] = ()
+    """Where the recipe asked for it, in order."""
 
 
 class Facts(Record):

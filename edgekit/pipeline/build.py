@@ -234,6 +234,8 @@ def _modules(recipe: Recipe, step: Planned) -> Iterator[str]:
     where = f"recipe: step {step.name}"
     if isinstance(step.step, Teach | Pretrain | Distill) and step.step.student:
         yield plugins.module_name("students", step.step.student.name, where)
+    if isinstance(step.step, Teach | Pretrain | Distill | Prune) and step.step.training and step.step.training.callback:
+        yield plugins.module_name("callbacks", step.step.training.callback.name, where)
     match step.step:
         case Distill():
             yield from _used("methods", step.step.method, where)

@@ -9,7 +9,7 @@ from typing import Any
 from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, weights
-from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach
+from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach, Training
 from edgekit.records import Target, Use
 
 _NEEDED = {
@@ -37,6 +37,8 @@ def everything(
     if recipe.text:
         plugins.use("corpora", recipe.text.data, "recipe: text")
     for step in recipe.step:
+        if isinstance(step, Teach | Pretrain | Distill | Prune) and step.training:
+            _along(step.stage, step.training)
         match step:
             case Distill():
                 _use("methods", step.method, "recipe: step distill: method")
@@ -66,6 +68,14 @@ def _extras(missing: Sequence[Planned]) -> None:
         absent = [name for name in _NEEDED[part] if importlib.util.find_spec(name) is None]
         if absent:
             raise InputError(f"{step.name} needs {', '.join(absent)}: pip install 'edgekit[build]'")
+
+
+def _along(stage: str, training: Training) -> None:
+    """Check what a training does along the way."""
+    if training.evaluate and stage == "pretrain":
+        raise InputError("recipe: step pretrain: evaluate: the task's head is not trained yet; leave it out here")
+    if training.callback:
+        plugins.use("callbacks", training.callback, f"recipe: step {stage}: callback")
 
 
 def _use(kind: str, use: Use, where: str) -> None:

@@ -10,10 +10,10 @@ from transformers import PreTrainedModel
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, alignment, cache, families, joint, models, weights
+from edgekit.pipeline import Job, alignment, cache, families, joint, models, preflight, processes, weights
 from edgekit.pipeline.methods import Further, Lesson
 from edgekit.pipeline.signals import Speaker, Teacher, uniform_map
-from edgekit.pipeline.training import train
+from edgekit.pipeline.training import Exam, train
 from edgekit.recipe import Also, Distill, Pretrain, Training
 from edgekit.records import Facts, Trained, Use
 from edgekit.tasks import Feature
@@ -29,7 +29,7 @@ def run(step: Distill, job: Job) -> Facts:
     features = job.data.features("train", source)
     teachers = [job.parents["teacher"].folder, *(weights.locate(its, job.data.base) for its in weights.further(step))]
     further = [_further(also, student, job) for also in step.also]
-    trained = train_student(student, teachers, step.method, step.training, job, features, further)
+    trained, warnings = train_student(student, teachers, step.method, step.training, job, features, further)
     models.save(student, job.out)
     notes: list[str] = []
     for name, model in ((each.name, each.lesson.student.model) for each in further):
@@ -37,12 +37,12 @@ def run(step: Distill, job: Job) -> Facts:
         score = job.data.along(name).score(models.predictor(model, job.data.along(name).kind), job.out)
         notes.append(f"{name}: {score.metric} {score.value:.4f}")
     return Facts(
-        notes=tuple(notes),
         parameters=models.parameters(student),
         bytes=models.weight_bytes(job.out),
         score=job.data.score(models.predictor(student, job.data.kind), job.out),
         trained=trained,
         changed=f"{made}, {step.method.name}, {trained.examples} examples",
+        notes=(*warnings, *notes),
     )
 
 
@@ -95,24 +95,29 @@ def train_student(
     job: Job,
     features: Sequence[Feature],
     further: Sequence[Further] = (),
-) -> Trained:
+) -> tuple[Trained, tuple[str, ...]]:
     """Train `student` in place by a method from `methods/`; the folders `teachers` hold its teachers, and `further` are
-    more tasks for its layers."""
+    more tasks for its layers. Gives what it took, and the warnings of the preflight."""
     module, params = plugins.use("methods", method, f"recipe: step {method.name}")
     torch.manual_seed(job.recipe.seed)
     kind = job.data.kind
     its = tuple(teacher_of(folder, job, features) for folder in teachers)
     lesson = Lesson(Speaker(student, kind), its, features, kind, job.recipe.seed, tuple(further))
     every = joint.Joined([features, *(each.lesson.features for each in further)]) if further else features
+    source = job.parents["model"].folder
+    exam = Exam(student, lambda: job.data.score(models.predictor(student, kind), source))
     with contextlib.ExitStack() as stack:
         stack.enter_context(cache.keeping(its, features, job, training))
-        for name, each in ((each.name, each.lesson) for each in further):
-            its = replace(job, data=job.data.along(name))
-            stack.enter_context(cache.keeping(each.teachers, each.features, its, training))
-        return train(
-            module.objective(params, lesson), every, training,
-            pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="train the student",
+        for each in further:
+            aside = replace(job, data=job.data.along(each.name))
+            stack.enter_context(cache.keeping(each.lesson.teachers, each.lesson.features, aside, training))
+        objective = module.objective(params, lesson)
+        warnings = processes.agree(lambda: preflight.check(objective, lesson, training, job))
+        trained = train(
+            objective, every, training, pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch,
+            what="train the student", exam=exam,
         )  # fmt: skip
+    return trained, tuple(warnings)
 
 
 def teacher_of(folder: Path, job: Job, features: Sequence[Feature]) -> Teacher:

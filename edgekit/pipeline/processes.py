@@ -99,12 +99,15 @@ def agree(make: Callable[[], T]) -> T:
     """What process 0 makes, a JSON value, in every process that is at the same stage; `make()` in a process alone."""
     if _line.agreed is None:
         return make()
-    key = f"agreed/{_line.orders}/{_line.agreed}"
-    _line.agreed += 1
+    number = _line.agreed
+    key = f"agreed/{_line.orders}/{number}"
     if rank():
-        return json.loads(_await(_line, key))
-    made = make()
-    _line.store.set(key, json.dumps(made))
+        made = json.loads(_await(_line, key))
+    else:
+        _line.agreed = None  # what `make` calls is process 0's own affair
+        made = make()
+        _line.store.set(key, json.dumps(made))
+    _line.agreed = number + 1
     return made
 
 

@@ -34,10 +34,10 @@ def run(step: Prune, job: Job) -> Facts:
     tokens = vocabulary.kept(source, model.config, features, step.vocabulary.min_count) if step.vocabulary else []
     before = _sizes(model)
     student = _without_units(_without_layers(model, step, job, features), step, job, features)
-    trained = None
+    trained, warnings = None, ()
     if step.training:
         teachers = [job.parents["teacher"].folder]
-        trained = train_student(student, teachers, step.method, step.training, job, features)
+        trained, warnings = train_student(student, teachers, step.method, step.training, job, features)
     models.copy_processor(source, job.out)
     if tokens:
         vocabulary.cut(student, job.out, tokens)
@@ -50,6 +50,7 @@ def run(step: Prune, job: Job) -> Facts:
         score=job.data.score(models.predictor(made, kind), job.out),
         trained=trained,
         changed=_changed(before, _sizes(made), step),
+        notes=warnings,
     )
 
 

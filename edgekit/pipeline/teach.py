@@ -7,7 +7,7 @@ from edgekit.errors import InputError
 from edgekit.pipeline import Job, models, weights
 from edgekit.pipeline.methods import Lesson, supervised
 from edgekit.pipeline.signals import Speaker
-from edgekit.pipeline.training import train
+from edgekit.pipeline.training import Exam, train
 from edgekit.recipe import Teach
 from edgekit.records import Facts
 
@@ -35,6 +35,7 @@ def run(step: Teach, job: Job) -> Facts:
         trained = train(
             supervised.objective(supervised.Params(), lesson), features, step.training,
             pad_id=models.pad_id(model), seed=job.recipe.seed, scratch=job.scratch, what="train the teacher",
+            exam=Exam(model, lambda: job.data.score(models.predictor(model, kind), job.out)),
         )  # fmt: skip
         changed = f"fine-tuned, {step.training.epochs:g} epochs of {len(features)} sequences"
     models.save(model, job.out)

@@ -23,20 +23,30 @@ import json
 import random
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from edgekit import progress
+from edgekit import plugins, progress
 from edgekit.errors import InputError
 from edgekit.pipeline import processes
 from edgekit.recipe import Training
-from edgekit.records import Trained
+from edgekit.records import Point, Score, Trained
 from edgekit.tasks import Feature, pad
 
 CHECKPOINT_S = 30.0
@@ -52,38 +62,53 @@ def train(
     seed: int,
     scratch: Path,
     what: str,
+    exam: "Exam | None" = None,
 ) -> Trained:
     """Train `objective` in place; its forward takes a padded batch by name and gives `{"loss": scalar}`.
 
     A batch has `index` beside inputs and labels: which of the features its rows are. Only parameters of `objective`
     that require a gradient are trained. Checkpoints go to `scratch`, and a run that finds one there goes on from it.
-    `what` names the run on the progress bar.
+    `what` names the run on the progress bar; `exam` is taken as often as `training.evaluate` says.
     """
     lengths = [len(next(iter(f.inputs.values()))) for f in features]
-    epochs = training.examples / len(lengths) if training.examples else training.epochs
     lay = getattr(objective, "layout", layout)  # a method may have its own
-    batches: list[list[int]] = lay(lengths, training.batch_size, epochs, seed)
+    batches: list[list[int]] = lay(lengths, training.batch_size, _epochs(training, len(lengths)), seed)
     cuda = torch.cuda.is_available()
     backend = ("nccl" if cuda else "gloo") if processes.count() > 1 else None
     arguments = TrainingArguments(
         output_dir=str(scratch), max_steps=len(batches), per_device_train_batch_size=1,
         learning_rate=training.learning_rate, warmup_steps=round(training.warmup * len(batches)),
         lr_scheduler_type="linear", weight_decay=training.weight_decay, max_grad_norm=1.0,
-        bf16=_wants_bf16(training, cuda), use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
+        bf16=wants_bf16(training, cuda), use_cpu=not cuda, dataloader_pin_memory=cuda, seed=seed, data_seed=seed,
         save_strategy="no", save_total_limit=1, logging_strategy="no", report_to=[], disable_tqdm=True,
         remove_unused_columns=False, ddp_find_unused_parameters=True, ddp_backend=backend,
     )  # fmt: skip
     checkpoint = _agreed_checkpoint(scratch)
+    along = _Along(training, exam, [len(batch) for batch in batches], objective, scratch)
     with progress.bar(what, len(batches)) as show, Peak() as peak:
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
-            data_collator=_only, callbacks=[_Watch(show, objective)],
+            data_collator=_only, callbacks=[_Watch(show, objective), along],
         )  # fmt: skip
         trainer.model_accepts_loss_kwargs = False  # a batch holds nothing but its rows
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
         trainer.train(resume_from_checkpoint=checkpoint)
     objective.to("cpu").eval()
-    return Trained(examples=sum(map(len, batches)), seconds=round(peak.seconds, 3), peak_rss_bytes=peak.rss_bytes)
+    curve = _curve(trainer.state)
+    if training.keep == "best" and curve:
+        _load_best(objective, curve, scratch)
+    return Trained(
+        examples=sum(map(len, batches[: trainer.state.global_step])), seconds=round(peak.seconds, 3),
+        peak_rss_bytes=peak.rss_bytes, curve=curve,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is done with the model along a training: `score` gives its score on the dev split."""
+
+    model: PreTrainedModel
+    score: Callable[[], Score]
 
 
 class Peak:
@@ -109,13 +134,23 @@ class Peak:
             self.rss_bytes = int(found[1]) * 1024 if found else None
 
 
-def _wants_bf16(training: Training, cuda: bool) -> bool:
+def wants_bf16(training: Training, cuda: bool) -> bool:
+    """Whether it trains in bf16 autocast."""
     if training.precision != "auto":
         return training.precision == "bf16"
     if cuda:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     can = torch.cpu.get_capabilities()
     return bool(can.get("avx512_bf16") or can.get("amx_bf16") or can.get("bf16"))  # the last: 64-bit ARM
+
+
+def steps(training: Training, rows: int) -> int:
+    """How many steps a training on `rows` rows has."""
+    return max(1, round(_epochs(training, rows) * -(-rows // training.batch_size)))
+
+
+def _epochs(training: Training, rows: int) -> float:
+    return training.examples / rows if training.examples else training.epochs
 
 
 def layout(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
@@ -220,6 +255,63 @@ class _Watch(TrainerCallback):
         if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
             control.should_save = processes.rank() == 0  # it writes what all have in common
             self.saved = time.monotonic()
+
+
+class _Along(TrainerCallback):
+    """Scores the model at even distances, keeps the best one and asks the recipe's callback whether to go on."""
+
+    def __init__(
+        self, training: Training, exam: Exam | None, sizes: Sequence[int], objective: torch.nn.Module, scratch: Path
+    ) -> None:
+        if training.evaluate and exam is None:
+            raise InputError("recipe: evaluate: this training has no score; leave it out here")
+        self.training, self.exam, self.objective, self.scratch = training, exam, objective, scratch
+        self.sizes = sizes
+        self.steps = {max(1, round(i * len(sizes) / training.evaluate)) for i in range(1, training.evaluate + 1)}
+        self.callback = plugins.use("callbacks", training.callback, "recipe: callback") if training.callback else None
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step not in self.steps or self.exam is None:
+            return
+        self.exam.model.eval()
+        shown, score = sum(self.sizes[: state.global_step]), self.exam.score().value
+        state.log_history.append({"step": state.global_step, "examples": shown, "dev_score": score})
+        curve = _curve(state)
+        if self.training.keep == "best" and _best(curve) == state.global_step and processes.rank() == 0:
+            safetensors.torch.save_model(self.objective, str(_kept(self.scratch, state.global_step)))
+        if self.callback:
+            module, params = self.callback
+            control.should_training_stop = processes.agree(
+                lambda: bool(module.at_checkpoint(params, self.exam and self.exam.model, curve))
+            )
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """What a run that goes on from here will not ask for goes."""
+        best = _kept(self.scratch, _best(_curve(state)))
+        for path in self.scratch.glob("best-*.safetensors"):
+            if path != best:
+                path.unlink()
+
+
+def _curve(state: TrainerState) -> tuple[Point, ...]:
+    """The scores so far; the trainer's state takes them along into a checkpoint."""
+    rows = [row for row in state.log_history if "dev_score" in row]
+    return tuple(Point(step=int(r["step"]), examples=int(r["examples"]), score=r["dev_score"]) for r in rows)
+
+
+def _best(curve: Sequence[Point]) -> int:
+    """The step of the first of the highest scores; -1 before there is any."""
+    return max(curve, key=lambda point: point.score).step if curve else -1
+
+
+def _kept(scratch: Path, step: int) -> Path:
+    return scratch / f"best-{step}.safetensors"
+
+
+def _load_best(objective: torch.nn.Module, curve: Sequence[Point], scratch: Path) -> None:
+    """The weights of the best score, in every process."""
+    path = Path(processes.agree(lambda: str(_kept(scratch, _best(curve)).absolute())))
+    safetensors.torch.load_model(objective, str(path))
 
 
 def _seed(seed: int, step: int) -> None:
