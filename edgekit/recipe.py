@@ -274,8 +274,8 @@ class Recipe(Record):
             dynamic = isinstance(before, Distill) and before.method.name == "dynabert"
             if isinstance(step, Extract) and not (dynamic or (isinstance(before, Teach) and before.training is None)):
                 raise ValueError(
-                    'extract takes a sub-network of a model that the method "dynabert" trained; put such a distill step '
-                    "right before it"
+                    'extract takes a sub-network of a model that the method "dynabert" trained; put such a distill '
+                    "step right before it"
                 )
         trained = [step for step in steps if isinstance(step, Distill | Prune | Extract)]
         if any(isinstance(step, Prune) and step.vocabulary for step in trained[:-1]):
