@@ -5,7 +5,8 @@
 with the distributions over the vocabulary at the chosen tokens, softened by T = 2, the masked-LM loss at the same
 tokens, and the last hidden states at every real token. Sanh, Debut, Chaumond, Wolf, "DistilBERT", 2019, section 3; the
 weights 5, 2, 1 are those that its authors trained with. Their student has every other layer of its teacher:
-`layers = 6, start = "alternate"`, and its head starts as the teacher's.
+`layers = 6, start = "alternate"`, and its head starts as the teacher's. The states of a student of another width are
+first led to the teacher's by a learnt linear map.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from edgekit.errors import InputError
 from edgekit.pipeline import language
 from edgekit.pipeline.methods import Lesson
+from edgekit.pipeline.methods.kd import projection
 from edgekit.pipeline.methods.masked_lm import MaskedLM
 from edgekit.pipeline.methods.masked_lm import Params as _MaskedLM
 
@@ -36,11 +38,7 @@ class _DistilBERT(MaskedLM):
     def __init__(self, params: Params, lesson: Lesson) -> None:
         super().__init__(params, lesson)
         teacher = lesson.teachers[0]
-        if params.cosine and teacher.width != self.student.width:
-            raise InputError(
-                f"distilbert: the student's states are {self.student.width} wide, the teacher's {teacher.width}, so "
-                "their cosine is not defined; take a student of the teacher's width, or set cosine = 0"
-            )
+        self.projection = projection("auto" if params.cosine else None, self.student.width, teacher.width)
         self._params = params
         self._teacher = (teacher, language.load(teacher.folder, teacher.speaker.model).requires_grad_(False))
         theirs = language.words(teacher.speaker.model).num_embeddings
@@ -68,7 +66,7 @@ class _DistilBERT(MaskedLM):
             "masked": language.loss(logits, ids[chosen]),
         }
         if params.cosine:
-            terms["cosine"] = cosine(states, its_states, batch["attention_mask"])
+            terms["cosine"] = cosine(self.projection(states), its_states, batch["attention_mask"])
         total = torch.stack([getattr(params, name) * term for name, term in terms.items()]).sum()
         return {"loss": total, "terms": {name: term.detach() for name, term in terms.items()}}
 
@@ -87,6 +85,6 @@ def cosine(student: Tensor, teacher: Tensor, real: Tensor) -> Tensor:
 
 
 def objective(params: Params, lesson: Lesson) -> nn.Module:
-    """The module that `training.train` trains. Raises `InputError` where the teacher has no masked-LM head, or other
-    widths or tokens than the student."""
+    """The module that `training.train` trains. Raises `InputError` where the teacher has no masked-LM head, or
+    knows other tokens than the student."""
     return _DistilBERT(params, lesson)
