@@ -295,7 +295,7 @@ class Recipe(Record):
         return self
 
     def along(self, name: str) -> "Recipe":
-        """This recipe with a further task in the place of its own: task, data, longest sequence, and a name for both."""
+        """This recipe with a further task in the place of its own, and a name for both."""
         (also,) = (a for step in self.step if isinstance(step, Distill) for a in step.also if a.name == name)
         return self.model_copy(
             update={

@@ -67,7 +67,8 @@ def _further(also: Also, student: PreTrainedModel, job: Job) -> Further:
     features = data.features("train", job.parents["model"].folder)
     model = joint.beside(student, data.kind, data.labels, teacher)
     its = teacher_of(teacher, replace(job, data=data), features)
-    return Further(also.name, Lesson(Speaker(model, data.kind), (its,), features, data.kind, job.recipe.seed), also.losses)
+    lesson = Lesson(Speaker(model, data.kind), (its,), features, data.kind, job.recipe.seed)
+    return Further(also.name, lesson, also.losses)
 
 
 def start(name: str, layers: int, before: int) -> tuple[int, ...]:
