@@ -10,7 +10,6 @@ again, as a plain model of its own that is exported and bundled like any other.
 """
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload

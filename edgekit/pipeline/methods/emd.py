@@ -41,14 +41,14 @@ take everything."""
 
 class Params(Record):
     """`attention`, `hidden`, `embeddings`: the weight of each part, 0 leaves it out. `projection`: one map of all the
-    student's states to the teacher's width. `losses`: on outputs, each by name with its `weight` and parameters.
-    `cost_attention`: whether the layers' shares move; `temperature`: of their softmax, `None` for shares in proportion.
-    """
+    student's states to the teacher's width, `auto` for a linear one where the widths are unlike. `losses`: on outputs,
+    each by name with its `weight` and parameters. `cost_attention`: whether the layers' shares move; `temperature`: of
+    their softmax, `None` for shares in proportion."""
 
     attention: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     hidden: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     embeddings: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    projection: Literal["linear", "relu", "tanh"] | None = None
+    projection: Literal["auto", "linear", "relu", "tanh"] | None = "auto"
     losses: tuple[Use, ...] = _KL
     cost_attention: bool = True
     temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
@@ -187,7 +187,7 @@ def _checked(params: Params, lesson: Lesson) -> tuple[tuple[Any, ...], list[tupl
     if not params.projection and (params.hidden or params.embeddings) and lesson.student.width != teacher.width:
         raise InputError(
             f"emd: the student's states are {lesson.student.width} wide, the teacher's {teacher.width}; "
-            'give the method projection = "linear"'
+            'give the method projection = "auto"'
         )
     if params.attention and not lesson.student.layers:
         raise InputError("emd: this student has no attention to compare; set attention = 0")

@@ -25,7 +25,6 @@ from edgekit.pipeline.methods import Lesson, kd
 from edgekit.pipeline.training import layout
 from edgekit.records import Record, Use
 
-
 SEVERAL_TASKS = True
 """It needs the further tasks of a distill step, its `also`."""
 
