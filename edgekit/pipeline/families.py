@@ -144,6 +144,16 @@ class Layer:
         return self.query.out_features // self.head_size
 
 
+def name(config: PreTrainedConfig) -> str:
+    """The family whose layers run: a ladder's are its backbone's."""
+    return (getattr(config, "backbone", None) or {}).get("model_type", config.model_type)
+
+
+def full(config: Mapping[str, Any]) -> PreTrainedConfig:
+    """A config.json of a known family with what it leaves to the defaults."""
+    return CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+
+
 def head_size(config: PreTrainedConfig) -> int:
     """How many rows of the query projection are one head."""
     width = getattr(config, "true_hidden_size", config.hidden_size)  # MobileBERT's bottleneck

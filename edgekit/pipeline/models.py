@@ -1,5 +1,7 @@
 """Hugging Face models in folders: load, save, run. Safetensors only; nothing is unpickled, no remote code runs."""
 
+import importlib
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,9 @@ _HEADS = {
     "sentence-embedding": "MODEL_MAPPING",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
 }
+_OWN: dict[Any, str] = {"edgekit-ladder": "edgekit.pipeline.ladders"}
+"""Families that are not transformers', by the model type in their config.json: the module with their `Config` and
+`model_class`. It is imported when there is such a model."""
 VOCABULARY_FILES = (
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model", "spm.model",
     "sentencepiece.bpe.model",
@@ -52,10 +57,10 @@ def load(folder: Path, kind: Kind, labels: Sequence[str] = (), *, new_head: bool
             "with save_pretrained(..., safe_serialization=True)"
         )
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = configuration(folder)
         if labels:
             _set_labels(config, labels, folder)
-        loaded: Any = _class(config, kind, folder).from_pretrained(
+        loaded: Any = task_class(config, kind, folder).from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, output_loading_info=True,
         )  # fmt: skip
@@ -68,9 +73,21 @@ def load(folder: Path, kind: Kind, labels: Sequence[str] = (), *, new_head: bool
     return _without_pooler(model, kind).eval()
 
 
+def configuration(folder: Path) -> PreTrainedConfig:
+    """config.json, also of the families that are edgekit's own. Raises `OSError` or `ValueError` where it is none."""
+    try:
+        content: Any = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        content = None  # transformers says what is wrong with it
+    own = _OWN.get(content.get("model_type")) if isinstance(content, dict) else None
+    if own is None:
+        return AutoConfig.from_pretrained(folder)
+    return importlib.import_module(own).Config.from_pretrained(folder)
+
+
 def new(config: PreTrainedConfig, kind: Kind) -> PreTrainedModel:
     """A model with random weights, with the head of `kind` and the labels of `config`, in eval mode."""
-    model: Any = _class(config, kind, Path())(config)
+    model: Any = task_class(config, kind)(config)
     return _without_pooler(model, kind).eval()
 
 
@@ -91,7 +108,10 @@ def _set_labels(config: PreTrainedConfig, labels: Sequence[str], folder: Path) -
     config.label2id = {label: i for i, label in enumerate(labels)}
 
 
-def _class(config: PreTrainedConfig, kind: Kind, folder: Path) -> type[PreTrainedModel]:
+def task_class(config: PreTrainedConfig, kind: Kind, folder: Path = Path()) -> type[PreTrainedModel]:
+    """The class with the head of `kind`; an `InputError` that names `folder` where the family has none."""
+    if config.model_type in _OWN:
+        return importlib.import_module(_OWN[config.model_type]).model_class(kind, config)
     known = getattr(transformers, _HEADS[kind])
     if type(config) not in known:
         raise InputError(f'{folder / "config.json"}: the family "{config.model_type}" has no model for {kind}')
@@ -133,7 +153,7 @@ def copy_processor(source: Path, out: Path) -> None:
 
 def input_names(model: PreTrainedModel) -> tuple[str, ...]:
     """What the model takes, in the order that files are exported with."""
-    if model.config.model_type == "vit":
+    if model.main_input_name == "pixel_values":
         return ("pixel_values",)
     segments = getattr(model.config, "type_vocab_size", 0) > 1
     return ("input_ids", "attention_mask", *(("token_type_ids",) if segments else ()))
@@ -180,7 +200,7 @@ class Exportable(torch.nn.Module):
 
     def _additive(self, mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
         """[batch, 1, 1, length], 0 where a token is real; DeBERTa-v2 multiplies by its mask and takes it as it is."""
-        if mask is None or self.model.config.model_type == "deberta-v2":
+        if mask is None or families.name(self.model.config) == "deberta-v2":
             return {}
         return {"attention_mask": (1.0 - mask[:, None, None, :].float()) * -1e4}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from edgekit.errors import InputError
 from edgekit.pipeline import families, models
@@ -125,7 +125,7 @@ class Teacher:
         """`alignment`: what pairs this teacher's own tokens with the student's, where their tokenizers differ."""
         self.folder, self.labels, self.alignment, self.kept = folder, labels, alignment, kept
         self.kind: Kind = kind
-        config = AutoConfig.from_pretrained(folder)
+        config = models.configuration(folder)
         self.depth: int = config.num_hidden_layers
         self.width: int = config.hidden_size
         self.head_size: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from edgekit.pipeline import families
 from edgekit.records import Record
@@ -45,8 +45,9 @@ def refusal(shape: Shape, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def shaped(shape: Shape, config: PreTrainedConfig) -> dict[str, Any]:
-    """The values of a BERT-like configuration: the shape, and the rest as in `config`, the model's."""
+def shaped(shape: Shape, model: PreTrainedModel) -> dict[str, Any]:
+    """The values of a BERT-like configuration: the shape, and the rest as in `model`'s."""
+    config = _embedded(model).config
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings - _first_position(config),
@@ -56,19 +57,17 @@ def shaped(shape: Shape, config: PreTrainedConfig) -> dict[str, Any]:
         "num_attention_heads": shape.heads,
         "intermediate_size": shape.neurons or 4 * shape.width,
         "hidden_act": shape.activation or getattr(config, "hidden_act", None) or getattr(config, "activation", "gelu"),
-        "pad_token_id": config.pad_token_id,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        **{name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
         "hidden_dropout_prob": getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1)),
         "attention_probs_dropout_prob": getattr(config, "attention_probs_dropout_prob", 0.1),
-        "id2label": config.id2label,
-        "label2id": config.label2id,
+        "id2label": model.config.id2label,
+        "label2id": model.config.label2id,
     }
 
 
-def full(config: Mapping[str, Any]) -> PreTrainedConfig:
-    """The configuration with its family's defaults, for a known family."""
-    return CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+def _embedded(model: PreTrainedModel) -> PreTrainedModel:
+    """The model whose embeddings `model` reads: itself, or a ladder's backbone."""
+    return getattr(model.base_model, "backbone", model)
 
 
 def _first_position(config: PreTrainedConfig) -> int:
@@ -80,6 +79,7 @@ def _first_position(config: PreTrainedConfig) -> int:
 @torch.no_grad()
 def start_embeddings(student: PreTrainedModel, model: PreTrainedModel) -> None:
     """Set the embeddings of `student`, a BERT, ELECTRA or ALBERT, by the truncated decomposition of `model`'s."""
+    model = _embedded(model)
     mine: Any = student.base_model.embeddings
     its: Any = model.base_model.embeddings
     tables: dict[Any, Tensor | None] = {

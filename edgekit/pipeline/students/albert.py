@@ -39,7 +39,7 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
 
 def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
     """A stock ALBERT for `model`'s token ids and labels."""
-    shape = _shape.shaped(params, model.config)
+    shape = _shape.shaped(params, model)
     config = AlbertConfig(
         **shape, embedding_size=params.embedding, num_hidden_groups=params.groups, inner_group_num=1,
         classifier_dropout_prob=shape["hidden_dropout_prob"],

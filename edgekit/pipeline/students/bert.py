@@ -33,7 +33,7 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
 
 def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
     """A stock BERT, or with `embedding` an ELECTRA, for `model`'s token ids and labels."""
-    shape = _shape.shaped(params, model.config)
+    shape = _shape.shaped(params, model)
     config = ElectraConfig(**shape, embedding_size=params.embedding) if params.embedding else BertConfig(**shape)
     student = models.new(config, kind)
     if params.start == "svd":
