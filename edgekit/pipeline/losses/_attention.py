@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.losses._params import product, same_tokens
+from edgekit.pipeline.losses._params import dot, mean_square, product, same_tokens
 from edgekit.pipeline.signals import Signals
 
 
@@ -50,15 +50,14 @@ def squared(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
     same_tokens("attention", mine, its, dimension=-1)
     real = mask.bool()
     both = real[:, None, :, None] & real[:, None, None, :]
-    return (mine - its).masked_fill(~both, 0).square().sum() / (both.sum() * mine.shape[1])
+    return mean_square(mine, its, both)
 
 
 def cross_entropy(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
     """The mean over heads and unpadded queries of - sum over keys of softmax(its) * log softmax(mine)."""
     mine, its = _log_softmax(mine, its, mask)
-    unpadded = mask.bool()[:, None, :]
-    each = -(its.exp() * mine).sum(-1)
-    return each.masked_fill(~unpadded, 0).sum() / (unpadded.sum() * each.shape[1])
+    queries = mask.bool()[:, None, :, None]
+    return -dot(its.exp().masked_fill(~queries, 0), mine) / (queries.sum() * mine.shape[1])
 
 
 def divergence(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:

@@ -149,6 +149,18 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
         return one.float() @ other.float()
 
 
+def dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """The sum of all products of two tensors of one shape, in float32 and with no tensor of the products."""
+    with torch.autocast(one.device.type, enabled=False):
+        return torch.dot(one.flatten(), other.flatten())
+
+
+def mean_square(mine: torch.Tensor, its: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+    """The mean of (mine - its)^2 where `keep` (which may have dimensions of size 1) is true."""
+    difference = (mine.float() - its.float()).masked_fill_(~keep, 0)
+    return dot(difference, difference) / (keep.sum().clamp(min=1) * (difference.numel() / keep.numel()))
+
+
 TRUTH: Mapping[str, str] = {"logits": "labels", "start_logits": "start_positions", "end_logits": "end_positions"}
 """Which labels of a batch an output is held against."""
 POSITIONS = frozenset({"start_logits", "end_logits"})

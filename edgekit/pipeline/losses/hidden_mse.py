@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._params import Pair, Projected, over_tokens, pairs, same_tokens, same_width
+from edgekit.pipeline.losses._params import Pair, Projected, mean_square, pairs, same_tokens, same_width
 from edgekit.pipeline.signals import Signals, Wanted
 
 
@@ -34,11 +34,11 @@ def reads(params: Params, student: int, teacher: int) -> Wanted:
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
     """A scalar: mean squares over unpadded tokens and dimensions, summed over the pairs."""
+    real = student.mask.bool().unsqueeze(-1)
     terms: list[Tensor] = []
     for layer, its_layer in _pairs(params, student.depth, teacher.depth):
         mine, its = student.hidden[layer], teacher.hidden[its_layer]
         same_tokens("hidden_mse", mine, its)
         same_width("hidden_mse", mine, its)
-        squares = torch.nn.functional.mse_loss(mine.float(), its.float(), reduction="none")
-        terms.append(over_tokens(squares.mean(-1), student.mask))
+        terms.append(mean_square(mine, its, real))
     return torch.stack(terms).sum()

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._params import Flowing, Flows, flows, product, same_tokens
+from edgekit.pipeline.losses._params import Flowing, Flows, flows, mean_square, product, same_tokens
 from edgekit.pipeline.signals import Signals, Wanted
 
 
@@ -39,5 +39,5 @@ def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str,
         same_tokens("nst", mine, its)
         alike = product(mine, student.hidden[s2].transpose(1, 2)) / mine.shape[-1]
         wanted = product(its, teacher.hidden[t2].transpose(1, 2)) / its.shape[-1]
-        terms.append((alike - wanted).square().masked_fill(~both, 0).sum() / both.sum())
+        terms.append(mean_square(alike, wanted, both))
     return torch.stack(terms).sum()
