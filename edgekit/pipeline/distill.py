@@ -28,14 +28,16 @@ def run(step: Distill, job: Job) -> Facts:
     models.copy_processor(source, job.out)
     features = job.data.features("train", source)
     teachers = [job.parents["teacher"].folder, *(weights.locate(its, job.data.base) for its in weights.further(step))]
+    pooler = joint.poolers(student)
     further = [_further(also, student, job) for also in step.also]
     trained, warnings = train_student(student, teachers, step.method, step.training, job, features, further)
-    models.save(student, job.out)
     notes: list[str] = []
     for name, model in ((each.name, each.lesson.student.model) for each in further):
         joint.save(model, job.out / joint.HEADS / name)
         score = job.data.along(name).score(models.predictor(model, job.data.along(name).kind), job.out)
         notes.append(f"{name}: {score.metric} {score.value:.4f}")
+    joint.set_poolers(student, pooler)
+    models.save(student, job.out)
     return Facts(
         parameters=models.parameters(student),
         bytes=models.weight_bytes(job.out),
