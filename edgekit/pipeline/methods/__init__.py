@@ -40,8 +40,9 @@ class Method(Protocol):
     def objective(self, params: Any, lesson: Lesson) -> Any:
         """A `torch.nn.Module` that holds the student and maps a batch (tensors by name) to `{"loss": scalar}`.
 
-        It may also give `terms`, each part of the loss by name before its weight, for messages. A batch has, beside
-        the model's inputs and labels, `index`: which of the features its rows are. An attribute `progress`, where it
-        has one, is set before each step to the share of the training that is done, 0 to 1.
+        It may also give `terms`, each part of the loss by name before its weight, with its gradient: the preflight
+        compares those. A batch has, beside the model's inputs and labels, `index`: which of the features its rows are.
+        An attribute `progress`, where it has one, is set before each step to the share of the training that is done,
+        0 to 1. What must outlive a kill is in parameters and buffers.
         """
         ...

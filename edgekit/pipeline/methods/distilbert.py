@@ -68,7 +68,7 @@ class _DistilBERT(MaskedLM):
         if params.cosine:
             terms["cosine"] = cosine(self.projection(states), its_states, batch["attention_mask"])
         total = torch.stack([getattr(params, name) * term for name, term in terms.items()]).sum()
-        return {"loss": total, "terms": {name: term.detach() for name, term in terms.items()}}
+        return {"loss": total, "terms": terms}
 
 
 def soft(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

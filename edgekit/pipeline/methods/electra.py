@@ -103,7 +103,7 @@ class _Electra(nn.Module):
         masked, replaced = language.loss(logits, ids[chosen]), detection(found, filled != ids, real)
         return {
             "loss": masked + self._params.weight * replaced,
-            "terms": {"masked": masked.detach(), "replaced": replaced.detach()},
+            "terms": {"masked": masked, "replaced": replaced},
         }
 
 

@@ -101,7 +101,7 @@ class _Emd(nn.Module):
         if moved and self.training and params.cost_attention:
             for kept, shares in zip((self.mine, self.its), zip(*moved, strict=True), strict=True):
                 kept.copy_(torch.from_numpy(np.mean(shares, axis=0)))
-        return {"loss": torch.stack(total).sum(), "terms": {name: term.detach() for name, term in terms.items()}}
+        return {"loss": torch.stack(total).sum(), "terms": terms}
 
     def _transport(
         self, mine: Sequence[Tensor], its: Sequence[Tensor], real: Tensor

@@ -55,7 +55,7 @@ class Distillation(nn.Module):
         total: list[Tensor] = []
         for number, ((loss, its), matrix) in enumerate(zip(self._losses, self.projections, strict=True), 1):
             term = loss.loss(its, projected(compared(said, wisdom), matrix), wisdom, batch)
-            terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term.detach()
+            terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term
             total.append(weight(its.weight, its.schedule, self.progress) * term)
         return {"loss": torch.stack(total).sum(), "terms": terms}
 

@@ -78,7 +78,7 @@ class _Distillation(nn.Module):
         for number, (loss, its) in enumerate(self._losses, 1):
             asks = loss.reads(its, self.student.depth, heard[0][1].depth)
             term = self._term(loss, its, said, heard if asks else [(1.0, heard[0][1])], batch)
-            terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term.detach()
+            terms[f"{number} {loss.__name__.rpartition('.')[2]}"] = term
             total.append(kd.weight(its.weight, its.schedule, self.progress) * term)
         return {"loss": torch.stack(total).sum(), "terms": terms}
 

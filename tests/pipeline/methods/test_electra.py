@@ -69,10 +69,10 @@ def test_a_true_sample_counts_as_true(tmp_path: Path) -> None:
     terms = found(**given)["terms"]
     states = found.student(given)
     logits = found.detector(states.hidden[states.depth]).squeeze(-1)
-    assert float(terms["replaced"]) == pytest.approx(
+    assert terms["replaced"].item() == pytest.approx(
         float(torch.nn.functional.softplus(logits.detach()).mean()), rel=1e-4
     )
-    assert float(terms["masked"]) == pytest.approx(0, abs=1e-6)
+    assert terms["masked"].item() == pytest.approx(0, abs=1e-6)
     assert truths[0].sum(1).eq(round(0.15 * 16)).all()
 
 

@@ -38,7 +38,9 @@ def test_the_weight_of_a_loss_follows_its_schedule(schedule: Any, wanted: tuple[
     for progress, its_weight in zip((0, 0.5, 1), wanted, strict=True):
         taught.progress = progress
         said = taught(**batch(given))
-        assert said["loss"].item() == pytest.approx(its_weight * said["terms"]["1 kl"] + said["terms"]["2 hidden_mse"])
+        assert said["loss"].item() == pytest.approx(
+            its_weight * said["terms"]["1 kl"].item() + said["terms"]["2 hidden_mse"].item()
+        )
 
 
 @pytest.mark.parametrize(("family", "kind"), CASES)
