@@ -4,13 +4,15 @@ Hou et al., "DynaBERT: Dynamic BERT with Adaptive Width and Depth", 2020: one tr
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import Job, families, models, subnetworks
-from edgekit.recipe import Extract
+from edgekit.recipe import Distill, Extract, Step
 from edgekit.records import Facts
 
 
@@ -38,7 +40,7 @@ def run(step: Extract, job: Job) -> Facts:
         parameters=models.parameters(made),
         bytes=models.weight_bytes(job.out),
         score=job.data.score(models.predictor(made, kind), job.out),
-        changed=", ".join((f"width {step.width:g}, depth {step.depth:g}", *changes)),
+        changed=f"width {step.width:g}, depth {step.depth:g}: {', '.join(changes) or 'the whole model'}",
     )
 
 
@@ -51,6 +53,17 @@ def refusal(step: Extract, widths: Sequence[float], depths: Sequence[float]) -> 
         f"width {', '.join(f'{width:g}' for width in sorted(widths))} with "
         f"depth {', '.join(f'{depth:g}' for depth in sorted(depths))}"
     )
+
+
+def check(steps: Sequence[Step]) -> None:
+    """Raise `InputError`, before any work, for a sub-network that a recipe's steps will not have trained."""
+    widths: tuple[float, ...] = ()
+    for before, step in pairwise(steps):
+        if isinstance(before, Distill) and before.method.name == "dynabert":
+            method, params = plugins.use("methods", before.method, "recipe: step distill: method")
+            widths = params.widths or widths or method.WIDTHS
+            if isinstance(step, Extract) and (refused := refusal(step, widths, params.depths)):
+                raise InputError(f"recipe: step extract: {refused}")
 
 
 def _sizes(model: PreTrainedModel) -> Mapping[str, Any]:

@@ -37,7 +37,8 @@ from edgekit.pipeline.subnetworks import SubNetwork, first, grid, kept
 from edgekit.records import Record
 
 _SOFT = soft_cross_entropy.Params(temperature=1.0)
-_WIDTHS = (1.0, 0.75, 0.5, 0.25)
+WIDTHS = (1.0, 0.75, 0.5, 0.25)
+"""Of a first step that names none."""
 
 
 class Params(Record):
@@ -232,6 +233,6 @@ def objective(params: Params, lesson: Lesson) -> nn.Module:
             [importance.order(each) for each in heads],
             [[importance.order(each) for each in networks] for networks in neurons],
         )
-    widths = params.widths or (tuple(sorted(trained["widths"], reverse=True)) if trained else _WIDTHS)
+    widths = params.widths or (tuple(sorted(trained["widths"], reverse=True)) if trained else WIDTHS)
     model.config.dynabert = {"widths": sorted(widths), "depths": sorted(params.depths)}
     return _Dynamic(params, lesson, widths, before=trained is not None)
