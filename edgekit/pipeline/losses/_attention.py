@@ -55,21 +55,22 @@ def squared(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
 
 def cross_entropy(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
     """The mean over heads and unpadded queries of - sum over keys of softmax(its) * log softmax(mine)."""
-    mine, its = _log_softmax(mine, its, mask)
+    padded = _padded(mine, its, mask)
     queries = mask.bool()[:, None, :, None]
-    return -dot(its.exp().masked_fill(~queries, 0), mine) / (queries.sum() * mine.shape[1])
+    wanted = (its + padded).softmax(-1).mul_(queries.float())
+    return -dot(wanted, (mine + padded).log_softmax(-1)) / (queries.sum() * mine.shape[1])
 
 
 def divergence(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
     """The mean over rows, heads and each row's unpadded queries of KL( softmax(its) || softmax(mine) ) over keys."""
-    mine, its = _log_softmax(mine, its, mask)
+    padded = _padded(mine, its, mask)
+    mine, its = (mine + padded).log_softmax(-1), (its + padded).log_softmax(-1)
     unpadded = mask.bool()[:, None, :]
     each = torch.nn.functional.kl_div(mine, its, log_target=True, reduction="none").sum(-1)
     return (each.masked_fill(~unpadded, 0).sum(-1) / unpadded.sum(-1).clamp(min=1)).mean()
 
 
-def _log_softmax(mine: Tensor, its: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _padded(mine: Tensor, its: Tensor, mask: Tensor) -> Tensor:
+    """What is added to scores so that padded keys get no probability: [batch, 1, 1, length]."""
     same_tokens("attention", mine, its, dimension=-1)
-    padded = ~mask.bool()[:, None, None, :]
-    lowest = torch.finfo(mine.dtype).min
-    return mine.masked_fill(padded, lowest).log_softmax(-1), its.masked_fill(padded, lowest).log_softmax(-1)
+    return (1 - mask[:, None, None, :].float()) * torch.finfo(torch.float32).min

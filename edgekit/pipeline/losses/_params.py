@@ -157,7 +157,7 @@ def dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def mean_square(mine: torch.Tensor, its: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     """The mean of (mine - its)^2 where `keep` (which may have dimensions of size 1) is true."""
-    difference = (mine.float() - its.float()).masked_fill_(~keep, 0)
+    difference = (mine.float() - its.float()).mul_(keep.float())  # much quicker than masked_fill
     return dot(difference, difference) / (keep.sum().clamp(min=1) * (difference.numel() / keep.numel()))
 
 
