@@ -41,6 +41,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from edgekit import plugins, progress
 from edgekit.errors import InputError
@@ -230,6 +231,17 @@ class _Trainer(Trainer):
         """The loss of these rows, as much as they are of the batch."""
         share = inputs.pop("share").item()
         return super().compute_loss(model, inputs, *args, **kwargs) * share
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Tied weights once; nothing but weights."""
+        if self.args.should_save and output_dir:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            objective: Any = self.model
+            safetensors.torch.save_model(objective, str(Path(output_dir, SAFE_WEIGHTS_NAME)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        objective: Any = self.model
+        safetensors.torch.load_model(objective, str(Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)))
 
     def _save_rng_state(self, output_dir: str) -> None: ...
 
