@@ -118,7 +118,8 @@ def guess(lesson: Lesson) -> Predict:
 
 def batch(objective: Any, lesson: Lesson, wanted: Training) -> list[str]:
     """Warnings from a few rows: their loss, its terms, and whether training on them lowers it."""
-    rows = list(_spread(len(lesson.features), ROWS))
+    first = training.planned(objective, lesson.features, wanted.model_copy(update={"examples": 1}), lesson.seed)[0]
+    rows = first[:ROWS]
     padded = pad([lesson.features[i] for i in rows], models.pad_id(lesson.student.model))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
@@ -198,7 +199,7 @@ def _overfit(told: Any, objective: torch.nn.Module, wanted: Training) -> list[st
     if last < first:
         return []
     return [
-        f"{STEPS} steps on the same {ROWS} rows took their loss from {first:.4g} to {last:.4g}; lower learning_rate = "
+        f"{STEPS} steps on the same few rows took their loss from {first:.4g} to {last:.4g}; lower learning_rate = "
         f"{wanted.learning_rate:g}, or look for labels that contradict the teacher"
     ]
 

@@ -71,9 +71,7 @@ def train(
     that require a gradient are trained. Checkpoints go to `scratch`, and a run that finds one there goes on from it.
     `what` names the run on the progress bar; `exam` is taken as often as `training.evaluate` says.
     """
-    lengths = [len(next(iter(f.inputs.values()))) for f in features]
-    lay = getattr(objective, "layout", layout)  # a method may have its own
-    batches: list[list[int]] = lay(lengths, training.batch_size, _epochs(training, len(lengths)), seed)
+    batches = planned(objective, features, training, seed)
     cuda = torch.cuda.is_available()
     backend = ("nccl" if cuda else "gloo") if processes.count() > 1 else None
     arguments = TrainingArguments(
@@ -152,6 +150,13 @@ def steps(training: Training, rows: int) -> int:
 
 def _epochs(training: Training, rows: int) -> float:
     return training.examples / rows if training.examples else training.epochs
+
+
+def planned(objective: torch.nn.Module, features: Sequence[Feature], training: Training, seed: int) -> list[list[int]]:
+    """The indices of each batch of a whole run, by `layout` or the objective's own function of that name."""
+    lengths = [len(next(iter(f.inputs.values()))) for f in features]
+    lay: Any = getattr(objective, "layout", layout)
+    return lay(lengths, training.batch_size, _epochs(training, len(lengths)), seed)
 
 
 def layout(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
