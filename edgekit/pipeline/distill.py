@@ -115,7 +115,7 @@ def train_student(
             aside = replace(job, data=job.data.along(each.name))
             stack.enter_context(cache.keeping(each.lesson.teachers, each.lesson.features, aside, training))
         objective = module.objective(params, lesson)
-        warnings = processes.agree(lambda: preflight.check(objective, lesson, training, job))
+        warnings = processes.agree(lambda: preflight.check(objective, lesson, every, training, job))
         trained = train(
             objective, every, training, pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch,
             what="train the student", exam=exam,

@@ -41,16 +41,18 @@ _MARGIN = 0.02
 """How much better than chance a teacher's score should be."""
 
 
-def check(objective: torch.nn.Module, lesson: Lesson, wanted: Training, job: Job) -> tuple[str, ...]:
-    """Warnings on a training of `objective` as `wanted`, each said on stderr too.
+def check(
+    objective: torch.nn.Module, lesson: Lesson, features: Sequence[Feature], wanted: Training, job: Job
+) -> tuple[str, ...]:
+    """Warnings on a training of `objective` on `features` as `wanted`, each said on stderr too.
 
     Raises `InputError` for what cannot work. The batch and the teacher are tried where the training is long.
     """
     inputs(lesson)
     found: list[str] = []
-    if training.steps(wanted, len(lesson.features)) > LONG:
+    if training.steps(wanted, len(features)) > LONG:
         with progress.bar("preflight"):
-            found = [*teacher(lesson, job), *batch(objective, lesson, wanted)]
+            found = [*teacher(lesson, job), *batch(objective, lesson, features, wanted)]
     for line in found:
         progress.say(f"warning: {line}")
     return tuple(found)
@@ -116,11 +118,11 @@ def guess(lesson: Lesson) -> Predict:
     return lambda features: [outputs(feature) for feature in features]
 
 
-def batch(objective: Any, lesson: Lesson, wanted: Training) -> list[str]:
+def batch(objective: Any, lesson: Lesson, features: Sequence[Feature], wanted: Training) -> list[str]:
     """Warnings from a few rows: their loss, its terms, and whether training on them lowers it."""
-    first = training.planned(objective, lesson.features, wanted.model_copy(update={"examples": 1}), lesson.seed)[0]
+    first = training.planned(objective, features, wanted.model_copy(update={"examples": 1}), lesson.seed)[0]
     rows = first[:ROWS]
-    padded = pad([lesson.features[i] for i in rows], models.pad_id(lesson.student.model))
+    padded = pad([features[i] for i in rows], models.pad_id(lesson.student.model))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
     given = {name: torch.from_numpy(array).to(device) for name, array in padded.items()}
@@ -219,8 +221,9 @@ def _untouched(objective: torch.nn.Module, lesson: Lesson, device: torch.device)
     ]
     drawn = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_gpu = torch.cuda.get_rng_state_all() if device.type == "cuda" else []
-    kept = [(each, each.kept, "speaker" in vars(each)) for each in lesson.teachers]
-    for each in lesson.teachers:
+    teachers = [its for each in (lesson, *(further.lesson for further in lesson.also)) for its in each.teachers]
+    kept = [(each, each.kept, "speaker" in vars(each)) for each in teachers]
+    for each in teachers:
         each.kept = None
     objective.to(device)
     try:
