@@ -4,13 +4,13 @@
     "entities"                         +- head          heads/entities/: the head alone, and its config.json
     "topics"                           +- head          heads/topics/
 
-All models are the student's family; a head (and the pooler before it, where the family has one) begins as that of its
-task's teacher where family and width are the same, else at random. `combined` puts a head and the encoder together
-again, as a plain model of its own that is exported and bundled like any other.
+All models are the student's family and have the very same encoder, with one pooler where the family has it. A head
+begins as that of its task's teacher where family and width are the same, else at random. `combined` puts a head and
+the encoder together again, as a plain model of its own that is exported and bundled like any other.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -29,41 +29,60 @@ _WEIGHTS = "head.safetensors"
 
 
 def beside(student: PreTrainedModel, kind: Kind, labels: Sequence[str], teacher: Path) -> PreTrainedModel:
-    """A model of `kind` around the very layers of `student`, with a head of its own for `labels`."""
+    """A model of `kind` around the very encoder of `student`, with a head of its own for `labels`.
+
+    Where the head needs a pooler and the encoder has none, it gets one, see `poolers`.
+    """
+    if kind == "sentence-embedding":
+        base: Any = student.base_model
+        return base
     config = copy.deepcopy(student.config)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: i for i, label in enumerate(labels)}
+    names = labels or ("start", "end")  # answers have two outputs and no labels
+    config.id2label = dict(enumerate(names))
+    config.label2id = {label: i for i, label in enumerate(names)}
     model = models.new(config, kind)
     its = models.load(teacher, kind, labels)
     if (its.config.model_type, its.config.hidden_size) == (config.model_type, config.hidden_size):
-        head, theirs = state(model), its.state_dict()
-        same = {name: theirs[name] for name in head if name in theirs and theirs[name].shape == head[name].shape}
+        mine, theirs = state(model), its.state_dict()
+        same = {name: theirs[name] for name in mine if name in theirs and theirs[name].shape == mine[name].shape}
         model.load_state_dict(same, strict=False)
-    for name, child in student.base_model.named_children():
-        if name != "pooler" and hasattr(model.base_model, name):
-            setattr(model.base_model, name, child)
+    new = poolers(model)
+    setattr(model, model.base_model_prefix, student.base_model)
+    if new.get("pooler") and not poolers(student)["pooler"]:
+        set_poolers(student, new)
     return model
 
 
+def poolers(model: PreTrainedModel) -> dict[str, Any]:
+    """The modules of an encoder's pooler, by name; `None` where it could have one and has none."""
+    names = ("pooler", "pooler_activation")  # ALBERT's is two
+    return {name: getattr(model.base_model, name) for name in names if hasattr(model.base_model, name)}
+
+
+def set_poolers(model: PreTrainedModel, modules: Mapping[str, Any]) -> None:
+    """Give an encoder the pooler that `poolers` gave, or take it away."""
+    for name, module in modules.items():
+        setattr(model.base_model, name, module)
+
+
 def head(model: PreTrainedModel) -> list[torch.nn.Module]:
-    """The modules of a model that are its head: all but the encoder."""
-    base: Any = model.base_model
-    pooler = getattr(base, "pooler", None)
-    own = [] if base is model else [child for child in model.children() if child is not base]
-    return own if pooler is None else [*own, pooler]
+    """The modules of a model that stand on its encoder."""
+    return [] if model.base_model is model else [child for child in model.children() if child is not model.base_model]
 
 
 def state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The tensors of a model's head, by their names in it."""
-    mine = {id(tensor) for module in head(model) for tensor in module.state_dict(keep_vars=True).values()}
+    """The tensors of a model's head and pooler, by their names in it."""
+    own = [] if model.base_model is model else [*head(model), *filter(None, poolers(model).values())]
+    mine = {id(tensor) for module in own for tensor in module.state_dict(keep_vars=True).values()}
     return {name: t.detach() for name, t in model.state_dict(keep_vars=True).items() if id(t) in mine}
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write a head: its tensors, and the whole model's config.json."""
+    """Write a head: its tensors with the pooler's, and the whole model's config.json."""
     folder.mkdir(parents=True)
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
+    config = copy.deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
     save_file({name: t.contiguous().clone() for name, t in state(model).items()}, folder / _WEIGHTS)
 
 
