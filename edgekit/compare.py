@@ -55,6 +55,10 @@ def compare(
     reason, and does not stop the others. Raises `InputError` where two names are equal or unknown, and where no method
     can train this student.
     """
+    from edgekit.pipeline import processes
+
+    if processes.count() > 1:
+        raise InputError("compare: trains in one process after the other; start it without torchrun or accelerate")
     began, clock = datetime.now(UTC), time.monotonic()
     chosen = _chosen(names)
     numbers = tuple(recipe.seed + n for n in range(seeds))

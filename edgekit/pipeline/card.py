@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edgekit.bundle import Manifest, ModelFile
 from edgekit.pipeline import Job, weights
-from edgekit.recipe import Teach
+from edgekit.recipe import Pretrain, Teach
 from edgekit.records import Artifact, Budget
 
 _KOTLIN = {
@@ -31,7 +31,7 @@ def text(manifest: Manifest, job: Job, kotlin: Sequence[str]) -> str:
 A {manifest.kind} model for {manifest.target.description} ({manifest.target.abi}), built by edgekit {manifest.edgekit}.
 
 - Task: {manifest.task.name}{f", labels {labels}" if labels else ""}
-- Data: {job.recipe.data.name}{_options(job.recipe.data.params)}. Languages: those of the data; none other was tried.
+- Data: {job.recipe.data.name}{_options(job.recipe.data.params)}. Languages: those of the data; none other was tried.{_text(job)}
 - Teacher: {_teacher(job)}
 - Runs on: {", ".join(f"{model.path} ({'int8' if model.quantized else 'float32'})" for model in manifest.models)}
 
@@ -58,6 +58,14 @@ Latencies are those of the machine that built this ({manifest.host}; batch 1, on
 
 def _options(params: dict[str, object]) -> str:
     return f" ({', '.join(f'{key} = {value}' for key, value in params.items())})" if params else ""
+
+
+def _text(job: Job) -> str:
+    """What the student read before the task."""
+    read = job.recipe.text
+    if read is None or not any(isinstance(step, Pretrain) for step in job.recipe.step):
+        return ""
+    return f"\n- Plain text: {read.data.name}{_options(read.data.params)}"
 
 
 def _teacher(job: Job) -> str:
