@@ -50,9 +50,8 @@ class Alignment:
         wanted = {row for i in batch["index"].tolist() for row in self.pairs[i].rows.tolist()}
         rows = sorted(wanted) or [0]  # no word of the batch has a counterpart: any row will do, nothing of it is used
         own = pad([self.features[row] for row in rows], pad_id)
-        device = batch["index"].device
-        tensors = {name: torch.from_numpy(array).to(device) for name, array in own.items()}
-        return {"index": torch.tensor(rows, device=device), **tensors}
+        device = next(tensor.device for name, tensor in batch.items() if name != "index")
+        return {"index": torch.tensor(rows), **{name: torch.from_numpy(a).to(device) for name, a in own.items()}}
 
     def translated(self, said: Signals, rows: Tensor, batch: Mapping[str, Tensor]) -> Signals:
         """What the teacher said of `rows` of its features, as of the student's `batch`: outputs, where they are one a
