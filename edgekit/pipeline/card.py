@@ -31,7 +31,7 @@ def text(manifest: Manifest, job: Job, kotlin: Sequence[str]) -> str:
 A {manifest.kind} model for {manifest.target.description} ({manifest.target.abi}), built by edgekit {manifest.edgekit}.
 
 - Task: {manifest.task.name}{f", labels {labels}" if labels else ""}
-- Data: {job.recipe.data.name}{_options(job.recipe.data.params)}. Languages: those of the data; none other was tried.{_text(job)}
+- {_data(job)}
 - Teacher: {_teacher(job)}
 - Runs on: {", ".join(f"{model.path} ({'int8' if model.quantized else 'float32'})" for model in manifest.models)}
 
@@ -60,12 +60,12 @@ def _options(params: dict[str, object]) -> str:
     return f" ({', '.join(f'{key} = {value}' for key, value in params.items())})" if params else ""
 
 
-def _text(job: Job) -> str:
-    """What the student read before the task."""
-    read = job.recipe.text
-    if read is None or not any(isinstance(step, Pretrain) for step in job.recipe.step):
-        return ""
-    return f"\n- Plain text: {read.data.name}{_options(read.data.params)}"
+def _data(job: Job) -> str:
+    """What it was trained on, for the task and before."""
+    data, read = job.recipe.data, job.recipe.text
+    pretrained = read and any(isinstance(step, Pretrain) for step in job.recipe.step)
+    text = f"; before that plain text: {read.data.name}{_options(read.data.params)}" if read and pretrained else ""
+    return f"Data: {data.name}{_options(data.params)}{text}. Languages: those of the data; none other was tried."
 
 
 def _teacher(job: Job) -> str:
