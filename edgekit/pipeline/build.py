@@ -282,14 +282,15 @@ def _keep_score(step: Planned, artifact: Artifact, made: Mapping[str, Made]) -> 
     """Stop where the score fell, against what this was made from, by more than the step allows. Where that has no score
     (a student that knows nothing of the task yet), the last one before it that has counts."""
     allowed = step.step.max_drop if step.step else None
-    before = made[step.parents.get("export") or step.parents["model"]].artifact if step.parents else None
-    if allowed is None or before is None or not artifact.facts.score:
+    now = artifact.facts.score
+    parent = step.parents.get("export") or step.parents.get("model")
+    if allowed is None or parent is None or now is None:
         return
-    earlier = [one.artifact for one in made.values() if one.artifact.facts.score and one.artifact != artifact]
-    before = before if before.facts.score else next(reversed(earlier), before)
-    if not before.facts.score:
+    scored = [one.artifact for one in made.values() if one.artifact.facts.score and one.artifact != artifact]
+    before = made[parent].artifact if made[parent].artifact.facts.score else next(reversed(scored), None)
+    was = before.facts.score if before else None
+    if before is None or was is None:
         return
-    now, was = artifact.facts.score, before.facts.score
     if was.value - now.value > allowed:
         raise NotGoodEnough(
             f"{artifact.name}: {now.metric} fell from {was.value:.4f} ({before.name}) to {now.value:.4f}, by more than "
