@@ -26,7 +26,7 @@ import torch
 from edgekit import plugins, progress
 from edgekit.errors import InputError
 from edgekit.pipeline import ROWS, Job, language, models, text, weights
-from edgekit.recipe import Augment, Recipe
+from edgekit.recipe import Augment, Pretrain, Recipe
 from edgekit.records import Facts
 from edgekit.tasks import Feature, Row, pad
 
@@ -170,27 +170,27 @@ class _Vectors:
         return found
 
 
-def refusal(recipe: Recipe) -> str | None:
-    """Why the recipe's task or steps allow no augment step, and what would work; `None` where they do."""
+def check(recipe: Recipe, base: Path) -> None:
+    """Raise `InputError` where the recipe's task, steps or word vectors allow no augment step; before any work."""
     task, params = plugins.use("tasks", recipe.task, "recipe: task")
     if task.KIND not in ("text-classification", "token-classification") or not _columns(task.KIND, params)[0]:
-        return (
+        raise InputError(
             f"recipe: step augment: replaces words in rows of text or token classification, and {recipe.task.name} is "
             f"{task.KIND}; leave the step out"
         )
-    made = [step for step in recipe.step if step.stage == "pretrain" and not (step.layers or step.student)]
+    made = [step for step in recipe.step if isinstance(step, Pretrain) and not (step.layers or step.student)]
     if not made or made[-1].method.name not in ("masked_lm", "distilbert"):
-        return (
+        raise InputError(
             "recipe: step augment: needs a masked language model; put a pretrain step with the method masked_lm and "
             "neither layers nor student before it"
         )
-    return None
+    if recipe.text and recipe.text.vectors:
+        _Vectors(weights.vectors(recipe.text.vectors, base))
 
 
 def run(step: Augment, job: Job) -> Facts:
     """Write the new rows, in the task's own columns, to `job.out`."""
-    if refused := refusal(job.recipe):
-        raise InputError(refused)
+    check(job.recipe, job.data.base)
     _, params = plugins.use("tasks", job.recipe.task, "recipe: task")
     columns, labels = _columns(job.data.kind, params)
     model = _Model(job.parents["language"].folder, job, step.candidates)

@@ -21,12 +21,14 @@ from edgekit.pipeline import Job, distill, language, models, text, weights
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.signals import Speaker, Teacher
 from edgekit.pipeline.training import train
-from edgekit.recipe import Pretrain, Teach
+from edgekit.recipe import Pretrain, Recipe, Teach
 from edgekit.records import Facts
 from edgekit.tasks import Feature
 
 _SCORED = 256
 """Sequences of the dev split on which masked-LM accuracy is measured."""
+_MANY = 100
+"""Layers, in place of a number that is not known yet."""
 
 
 def run(step: Pretrain, job: Job) -> Facts:
@@ -34,8 +36,8 @@ def run(step: Pretrain, job: Job) -> Facts:
     kind, labels = job.data.kind, job.data.labels
     source = _source(job)
     torch.manual_seed(job.recipe.seed)  # the task's head, and what is new in a student, start at random
+    check(step, job.recipe, job.data.base, source)
     model = models.load(source, kind, labels, new_head=True)
-    language.words(model)
     features = list(text.features(job.recipe, job.data.base, source))
     teacher = job.scratch / "teacher"  # the base has no head for the task, and a teacher is loaded with one
     teacher.mkdir(exist_ok=True)
@@ -45,7 +47,6 @@ def run(step: Pretrain, job: Job) -> Facts:
     method, params = plugins.use("methods", step.method, "recipe: step pretrain: method")
     lesson = Lesson(Speaker(student, kind), (Teacher(teacher, kind, labels),), features, kind, job.recipe.seed)
     objective = method.objective(params, lesson)
-    _check_losses(params, lesson)
     trained = train(
         objective, features, step.training,
         pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="pretrain",
@@ -61,6 +62,26 @@ def run(step: Pretrain, job: Job) -> Facts:
         changed=f"{made}, {step.method.name}, {trained.examples} sequences of text",
         notes=_language(getattr(objective, "head", None), student, job),
     )
+
+
+def check(step: Pretrain, recipe: Recipe, base: Path, folder: Path) -> None:
+    """Raise `InputError` where the text, or the task and the tokenizer of the model in `folder`, or the method's losses
+    allow no such step; before any work."""
+    task, _ = plugins.use("tasks", recipe.task, "recipe: task")
+    if task.KIND == "image-classification":
+        raise InputError(f"recipe: step pretrain: is for text, and {recipe.task.name} is of images; leave the step out")
+    next(text.features(recipe, base, folder))
+    if step.method.name in ("masked_lm", "distilbert", "electra"):
+        language.Tokens.of(folder)
+    _, params = plugins.use("methods", step.method, "recipe: step pretrain: method")
+    for use in getattr(params, "losses", ()):
+        loss, its = plugins.use("losses", use, "recipe: step pretrain: method")
+        reads = loss.reads(its, _MANY, _MANY)
+        if not reads or any(part == "outputs" for part, _ in reads):
+            raise InputError(
+                f"recipe: step pretrain: the loss {use.name} compares the outputs of the task's head, which nothing "
+                "has trained yet; compare hidden states or attention here, and outputs in a distill step"
+            )
 
 
 def _source(job: Job) -> Path:
@@ -90,18 +111,6 @@ def _freeze_head(student: PreTrainedModel) -> None:
     pooler = getattr(inner, "pooler", None)
     if isinstance(pooler, torch.nn.Module):
         pooler.requires_grad_(False)
-
-
-def _check_losses(params: object, lesson: Lesson) -> None:
-    """Refuse losses on outputs or labels: text has no labels, and nothing has trained the head."""
-    for use in getattr(params, "losses", ()):
-        loss, its = plugins.use("losses", use, "recipe: step pretrain: method")
-        reads = loss.reads(its, lesson.student.depth, lesson.teachers[0].depth)
-        if not reads or any(part == "outputs" for part, _ in reads):
-            raise InputError(
-                f"recipe: step pretrain: the loss {use.name} compares the outputs of the task's head, which nothing "
-                "has trained yet; compare hidden states or attention here, and outputs in a distill step"
-            )
 
 
 def _language(head: language.Head | None, student: PreTrainedModel, job: Job) -> tuple[str, ...]:

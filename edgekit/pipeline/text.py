@@ -100,9 +100,5 @@ def _value(row: Row, column: str) -> str | list[str]:
 
 def _feature(ids: list[int], number: int) -> Feature:
     array = np.array(ids, dtype=np.int64)
-    inputs = {
-        "input_ids": array,
-        "attention_mask": np.ones_like(array),
-        "token_type_ids": np.zeros_like(array),
-    }
-    return Feature(inputs, number)
+    one, nothing = (np.broadcast_to(np.int64(value), array.shape) for value in (1, 0))  # no memory of their own
+    return Feature({"input_ids": array, "attention_mask": one, "token_type_ids": nothing}, number)

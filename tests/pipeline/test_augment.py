@@ -161,13 +161,13 @@ def test_no_word_to_replace(tmp_path: Path) -> None:
 
 def test_other_tasks_and_no_language_model_are_refused(tmp_path: Path) -> None:
     _, work = job(tmp_path, PLAIN)
-    assert augment.refusal(work.recipe) is None
+    augment.check(work.recipe, tmp_path)
     for task, kind in (("question_answering", "question-answering"), ("image_classification", "image-classification")):
-        refused = augment.refusal(work.recipe.model_copy(update={"task": Use(name=task)}))
-        assert refused is not None and f"{task} is {kind}" in refused
+        with pytest.raises(InputError, match=f"{task} is {kind}"):
+            augment.check(work.recipe.model_copy(update={"task": Use(name=task)}), tmp_path)
     steps = (work.recipe.step[0], work.recipe.step[2])
-    refused = augment.refusal(work.recipe.model_copy(update={"step": steps}))
-    assert refused is not None and "needs a masked language model; put a pretrain step" in refused
+    with pytest.raises(InputError, match="needs a masked language model; put a pretrain step"):
+        augment.check(work.recipe.model_copy(update={"step": steps}), tmp_path)
 
 
 def test_broken_vectors_are_named(tmp_path: Path) -> None:

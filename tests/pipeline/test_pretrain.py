@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from edgekit import recipe as recipes
+from edgekit import systems
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, Made, TaskData, language, models, pretrain, text
+from edgekit.pipeline import Job, Made, TaskData, build, language, models, pretrain, text
 from edgekit.recipe import Pretrain, Recipe
 from edgekit.records import Artifact, Facts
+from edgekit.store import Store
 
 LABELS = ("bad", "good")
 HIDDEN = {"name": "hidden_mse", "layers": "uniform", "projection": "linear"}
@@ -142,5 +144,21 @@ def test_losses_on_the_heads_outputs_are_refused(tmp_path: Path) -> None:
 
 def test_images_are_refused(tmp_path: Path) -> None:
     tiny.make(tmp_path / "base", "vit", "image-classification", LABELS)
-    with pytest.raises(InputError, match="language models are for text"):
+    with pytest.raises(InputError, match="is for text, and image_classification is of images"):
         run(tmp_path, {}, kind="image_classification")
+
+
+def test_tinybert_from_its_snippet(tmp_path: Path) -> None:
+    """Through the build: language model, general distillation, augmentation, both stages on the task."""
+    tiny.make(tmp_path / "base", "bert", "text-classification", LABELS, num_hidden_layers=3)
+    recipe = recipe_in(tmp_path, {"stage": "distill", "layers": 2, "training": {"examples": 64, "batch_size": 8}})
+    recipe = systems.apply(recipe, systems.find("tinybert"), lambda: 7)
+    planned = {step.name: step for step in build.plan(recipe, recipes.target("host"))}
+    assert planned["augment"].parents == {"model": "teach", "language": "pretrain"}
+    assert planned["distill"].parents == {"model": "pretrain-2", "teacher": "teach", "augment": "augment"}
+    found = build.build(recipe, recipes.target("host"), Store(tmp_path / "store"), tmp_path / "out", tmp_path)
+    rows = {row.name: row for row in found.stages}
+    made = int(rows["augment"].changed.split()[0])
+    assert made > 7 and rows["distill-2"].score is not None
+    again = build.build(recipe, recipes.target("host"), Store(tmp_path / "store"), tmp_path / "out", tmp_path)
+    assert all(row.cached for row in again.stages)
