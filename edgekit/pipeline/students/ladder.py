@@ -61,7 +61,8 @@ def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel
     )  # fmt: skip
     ladder: Any = models.new(config, kind)
     rails = ladder.base_model
-    rails.backbone.load_state_dict(_without(model.base_model, "pooler."))
+    # the very tensors, since they will not change: a second copy would cost what the ladder is to save
+    rails.backbone.load_state_dict(_without(model.base_model, "pooler."), assign=True)
     if rails.pooler is not None:
         rails.pooler.load_state_dict(model.base_model.get_submodule("pooler").state_dict())
     if ladder.task is not rails:
