@@ -163,7 +163,7 @@ def _memory(way: str, back: str, reduction: int) -> dict[str, Any]:
     if back == "minilm":
         model: Any = models.load(_source(data), "text-classification", data.labels, new_head=True)
     else:
-        model = models.new(MPNetConfig(num_labels=len(data.labels)), "text-classification")
+        model = models.new(MPNetConfig(id2label=dict(enumerate(data.labels))), "text-classification")
     inputs = {name: batch[name] for name in models.input_names(model)} | {"labels": batch["labels"]}
     del features, data
     held = _resident()
