@@ -33,7 +33,7 @@ with warnings.catch_warnings():
     import textbrewer
 
 
-def configuration(heads: int, student: Speaker, teacher: Speaker) -> dict[str, Any]:
+def configuration(student: Speaker, teacher: Speaker) -> dict[str, Any]:
     """The losses of the method `textbrewer` as TextBrewer's own options."""
     (step,) = systems.find("textbrewer").step
     found: dict[str, Any] = {"kd_loss_weight": 0, "hard_label_weight": 0, "intermediate_matches": []}
@@ -56,8 +56,8 @@ def configuration(heads: int, student: Speaker, teacher: Speaker) -> dict[str, A
                         "layer_T": other,
                         "feature": "hidden" if hidden else "attention",
                     }
-                    match |= {"loss": name, "weight": its.weight / (1 if hidden else heads)}
-                    if hidden and student.width != teacher.width:
+                    match |= {"loss": name, "weight": its.weight}
+                    if hidden and student.width != teacher.width and its.projection:
                         match["proj"] = ["linear", student.width, teacher.width]
                     found["intermediate_matches"].append(match)
             case name:
@@ -124,10 +124,9 @@ def main() -> None:
                     batch = pad([features[i] for i in rows.tolist()], models.pad_id(model))
                     yield {name: torch.from_numpy(array) for name, array in batch.items()}
 
-        heads = model.config.num_attention_heads
         distiller = textbrewer.GeneralDistiller(
             textbrewer.TrainingConfig(device="cpu", output_dir=out, ckpt_steps=10**9),
-            textbrewer.DistillationConfig(**configuration(heads, student, teacher)),
+            textbrewer.DistillationConfig(**configuration(student, teacher)),
             Named(teacher), Named(student), adaptor, adaptor,
         )  # fmt: skip
         plain = ("bias", "LayerNorm.weight", "LayerNorm.bias")
