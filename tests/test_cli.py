@@ -16,7 +16,7 @@ from pathlib import Path
 import families as tiny
 import pytest
 
-from edgekit import cli, recipe
+from edgekit import cli, recipe, systems
 from edgekit.errors import InputError
 
 ROWS = [{"text": text, "label": ("bad" if "bad" in text else "good")} for text in tiny.TEXTS]
@@ -188,6 +188,16 @@ def test_malformed_input_is_one_clear_message(what: str, project: Path, run: Run
         (("biuld",), "build"),
         (("init", "text_clasification"), 'did you mean "text_classification"?'),
         (("init",), "text_classification"),
+        (("init", "text_classification", "--method", "minilmv"), 'did you mean "minilmv2"?'),
+        (("build", "recipe.toml", "--method", "minilmv"), 'did you mean "minilmv2"?'),
+        (("build", "recipe.toml", "--method", "kd"), "has no distill step"),
+        (("methods", "minilmv"), 'did you mean "minilmv2"?'),
+        (("compare", "recipe.toml", "--method", "minilmv"), 'did you mean "minilmv2"?'),
+        (("compare", "recipe.toml", "--method", "kd", "--method", "kd"), "kd is named twice"),
+        (("compare", "recipe.toml", "--seeds", "0"), "--seeds"),
+        (("compare", "recipe.toml"), "has no distill step"),
+        (("compare", "recipe.toml", "--report", "page.pdf"), "must end in .html"),
+        (("compare", "none.toml"), "there is no such file"),
         (("verify", "nothing-here"), "nothing-here"),
         (("run", "nothing-here", "a text"), "nothing-here"),
         (("inspect", "./nothing-here"), "nothing-here"),
@@ -225,6 +235,25 @@ def test_init_writes_a_recipe_that_reads(task: str, project: Path, run: Run) -> 
     for line in commented:
         tomllib.loads(line)  # what stands behind "#" can be said as it stands
     assert run("init", task, "--out", "new.toml")[0] == 2, "an existing file is kept"
+
+
+def test_methods_are_listed_shown_and_completed(run: Run) -> None:
+    code, out, err = run("methods")
+    assert (code, err) == (0, "")
+    assert all(name in out for name in systems.names())
+    listed = json.loads(run("methods", "--json")[1])
+    assert [one["name"] for one in listed] == list(systems.names())
+    assert all(set(one) == {"name", "title", "source"} for one in listed)
+    assert tomllib.loads(run("methods", "kd")[1])["step"][0]["stage"] == "distill"
+    assert json.loads(run("methods", "kd", "--json")[1])["step"][0]["sized"] is True
+    for command in ("build", "compare", "init text_classification"):
+        words = f"edgekit {command} --method minil"
+        asked = {"_EDGEKIT_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        done = subprocess.run(
+            [sys.executable, "-m", "edgekit"], capture_output=True, text=True, timeout=120,
+            env={**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.stdout.split() == ["plain,minilm", "plain,minilmv2"]
 
 
 def test_version_help_and_completion(run: Run) -> None:

@@ -50,6 +50,7 @@ stage = "distill"
 training = { share = 0.5 }
 """
 OWN = '[[step]]\nstage = "distill"\nstudent = { name = "bert", layers = 2 }\ntraining = { share = 1 }\n'
+DYNA = ONE + 'method = { name = "dynabert" }\n[[step]]\nstage = "extract"\nwidth = 0.5\n'
 TASKS = (
     "text_classification", "token_classification", "question_answering", "sentence_embedding", "image_classification",
 )  # fmt: skip
@@ -182,7 +183,7 @@ def test_prune_steps_stay_where_they_suit_the_student(tmp_path: Path) -> None:
     assert isinstance(kept, Prune) and kept.heads == 2 and kept.max_drop == 0.2
     for steps in (
         OWN,
-        ONE + '[[step]]\nstage = "extract"\nwidth = 0.5\n',
+        DYNA,
         ONE + '[[step]]\nstage = "prune"\nheads = 1\n',
     ):
         found = apply(pruned, system(tmp_path, steps), never)
