@@ -150,14 +150,14 @@ def _terms(told: Mapping[str, Any], lesson: Lesson) -> list[str]:
             'and the parameters of this loss, or train in precision = "float32"'
         )
     learnt = [p for p in lesson.student.parameters() if p.requires_grad]
-    if not values["loss"].requires_grad or not _norm(values["loss"], learnt):
+    if not values["loss"].requires_grad or not norm(values["loss"], learnt):
         raise InputError("preflight: the loss has no gradient in any weight of the student; nothing would be learnt")
     terms = {name: term for name, term in told.get("terms", {}).items() if term.requires_grad}
     if not terms:
         return []
     by_term: Any = torch.autograd.grad(values["loss"], list(terms.values()), retain_graph=True, allow_unused=True)
     weights = {name: float(w) for name, w in zip(terms, by_term, strict=True) if w is not None}
-    norms = {name: abs(weights[name]) * _norm(terms[name], learnt) for name in weights}
+    norms = {name: abs(weights[name]) * norm(terms[name], learnt) for name in weights}
     idle = [
         f"{name} is {terms[name].item():.3g} and has no gradient in the student; leave it out, or compare other layers"
         for name, norm in norms.items()
@@ -177,7 +177,8 @@ def _terms(told: Mapping[str, Any], lesson: Lesson) -> list[str]:
     ]
 
 
-def _norm(scalar: Tensor, weights: Sequence[Tensor]) -> float:
+def norm(scalar: Tensor, weights: Sequence[Tensor]) -> float:
+    """The length of the gradient of `scalar` in all of `weights`."""
     found: Any = torch.autograd.grad(scalar, weights, retain_graph=True, allow_unused=True)
     return math.sqrt(sum(float(gradient.float().square().sum()) for gradient in found if gradient is not None))
 
