@@ -231,7 +231,7 @@ def test_written_out_it_is_what_apply_makes(steps: str, tmp_path: Path) -> None:
 def test_every_method_that_ships(name: str, tmp_path: Path) -> None:
     """It says what it is and whence, takes a recipe's place and budget, and can be written out and edited."""
     found = systems.find(name)
-    assert len(found.title) < 100 and found.source[-1] != "."
+    assert len(found.title) <= 120 and found.source[-1] != "."
     after = apply(recipe(), found, lambda: 1000)
     assert after.step[-1].stage == "quantize"
     assert written(found).step[-1].stage == "quantize"
