@@ -351,7 +351,7 @@ def bisect(candidate: str, baseline: str, target: str, as_json: bool, **asked: A
 )
 @_JSON
 def report(results: tuple[Path, ...], outs: tuple[Path, ...], history: str | None, as_json: bool) -> None:
-    """Show RESULTS (files that bench and gate wrote, and bundles) as a page that needs no network."""
+    """Show RESULTS (files that bench, gate and compare wrote, and bundles) as a page that needs no network."""
     from edgekit.gate import report as reports
 
     reports.write(reports.read(results, history), outs)
