@@ -1,13 +1,17 @@
 """Training: the layout of batches, and that a killed run ends as an unbroken one does."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
+from edgekit.errors import InputError
 from edgekit.pipeline import training
 from edgekit.recipe import Training
+from edgekit.records import Score, Trained
 from edgekit.tasks import Feature
 
 
@@ -67,6 +71,22 @@ def run(model: Fit, scratch: Path) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def examined(model: Any, scratch: Path, **wanted: Any) -> Trained:
+    """The same run, scored along the way by how near a weight is to what it is in the middle of it."""
+    settings = Training(epochs=3, learning_rate=1e-2, batch_size=8, precision="float32", **wanted)
+
+    def score() -> Score:
+        assert not model.training
+        return Score(metric="nearness", value=-abs(model.head.bias.item() - MIDDLE), examples=1)
+
+    exam = training.Exam(model, score)
+    return training.train(model, features(), settings, pad_id=0, seed=3, scratch=scratch, what="test", exam=exam)
+
+
+MIDDLE = 0.2
+"""About the bias after 15 of 45 steps."""
+
+
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
     whole = run(Fit(), tmp_path / "whole")
@@ -88,3 +108,92 @@ def test_training_learns(tmp_path: Path) -> None:
     run(model, tmp_path)
     assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert not model.training
+
+
+def test_scores_along_the_way(tmp_path: Path) -> None:
+    model = Fit()
+    found = examined(model, tmp_path / "scored", evaluate=3)
+    assert [(point.step, point.examples) for point in found.curve] == [(15, 120), (30, 240), (45, 360)]
+    assert found.curve[-1].score == pytest.approx(-abs(model.head.bias.item() - MIDDLE))
+    plain = run(Fit(), tmp_path / "plain")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, plain[name]), "scores leave the training as it is"
+    assert not list(tmp_path.rglob("best-*"))
+
+
+def test_the_best_is_kept_also_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Fit()
+    found = examined(whole, tmp_path / "whole", evaluate=9, keep="best")
+    best = max(point.score for point in found.curve)
+    assert found.curve[-1].score < best == pytest.approx(-abs(whole.head.bias.item() - MIDDLE))
+    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        examined(Fit(dies_at=33), tmp_path / "killed", evaluate=9, keep="best")
+    again = Fit()
+    assert examined(again, tmp_path / "killed", evaluate=9, keep="best").curve == found.curve
+    assert again.seen < 20
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_a_callback_ends_the_training(tmp_path: Path) -> None:
+    """The score rises for some time and then falls: the nearness to a bias that is passed on the way."""
+    early = {"name": "early_stopping", "patience": 1}
+    found = examined(Fit(), tmp_path, evaluate=15, keep="best", callback=early)
+    scores = [point.score for point in found.curve]
+    assert len(scores) < 15 and scores[-1] <= max(scores[:-1])
+    assert found.examples == found.curve[-1].examples < 360
+
+
+def test_a_callback_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_callback.py").write_text(
+        "from edgekit.records import Record\n"
+        "class Params(Record):\n"
+        "    file: str\n"
+        "def at_checkpoint(params, model, curve):\n"
+        "    with open(params.file, 'a') as file:\n"
+        "        print(curve[-1].step, model.training, file=file)\n"
+    )
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").touch()
+    (tmp_path / "my_callback.py").rename(tmp_path / "own" / "my_callback.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = {"name": "own.my_callback", "file": str(tmp_path / "log")}
+    examined(Fit(), tmp_path / "scratch", evaluate=3, callback=own)
+    assert (tmp_path / "log").read_text() == "15 False\n30 False\n45 False\n"
+
+
+@pytest.mark.parametrize("wrong", [{"keep": "best"}, {"callback": {"name": "early_stopping"}}])
+def test_what_rests_on_scores_needs_them(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="set evaluate, say to 4"):
+        Training.model_validate(wrong)
+
+
+def test_a_training_without_a_score_is_not_evaluated(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="this training has no score"):
+        training.train(
+            Fit(), features(), Training(evaluate=2), pad_id=0, seed=3, scratch=tmp_path, what="test"
+        )  # fmt: skip
+
+
+def test_tied_weights_survive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tied(Fit):
+        def __init__(self, dies_at: int | None = None) -> None:
+            super().__init__(dies_at)
+            self.again = self.embed
+
+    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    whole = run(Tied(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(Tied(dies_at=23), tmp_path / "killed")
+    for name, weight in run(Tied(), tmp_path / "killed").items():
+        assert torch.equal(weight, whole[name]), name
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shares_add_up_to_the_batch(count: int) -> None:
+    """The mean over processes of share * mean over their rows is the mean over all rows."""
+    values = np.array([3.0, 1.0, 4.0, 1.0, 5.0])
+    parts = [training.shares(range(5), rank, count) for rank in range(count)]
+    assert sum(share * values[list(rows)].mean() for rows, share in parts) / count == pytest.approx(values.mean())
+    assert all(len(rows) for rows, _ in parts)
