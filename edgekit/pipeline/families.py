@@ -150,14 +150,20 @@ def name(config: PreTrainedConfig) -> str:
 
 
 def full(config: Mapping[str, Any]) -> PreTrainedConfig:
-    """A config.json of a known family with what it leaves to the defaults."""
-    return CONFIG_MAPPING[str(config["model_type"])].from_dict(dict(config))
+    """A config.json of a known family, or of a ladder's backbone, with what it leaves to the defaults."""
+    its = config.get("backbone") or config
+    return CONFIG_MAPPING[str(its["model_type"])].from_dict(dict(its))
+
+
+def width(config: PreTrainedConfig) -> int:
+    """Of what layers compute with: the hidden states', or of MobileBERT its bottleneck's."""
+    return getattr(config, "true_hidden_size", config.hidden_size)
 
 
 def head_size(config: PreTrainedConfig) -> int:
     """How many rows of the query projection are one head."""
-    width = getattr(config, "true_hidden_size", config.hidden_size)  # MobileBERT's bottleneck
-    return getattr(config, FAMILIES[config.model_type].head_dim or "-", None) or width // config.num_attention_heads
+    own = getattr(config, FAMILIES[config.model_type].head_dim or "-", None)
+    return own or width(config) // config.num_attention_heads
 
 
 def family(model: PreTrainedModel) -> Family:
@@ -225,6 +231,8 @@ def refusal(config: Mapping[str, Any], step: Step) -> str | None:
     except (ValueError, StrictDataclassError) as error:
         return f"its config.json cannot be used: {' '.join(str(error).split())[:200]}"
     there = full.num_hidden_layers
+    if isinstance(step, Prune) and config.get("low_rank"):
+        return "its layers are of low rank and cannot be pruned; prune before the step that makes them so"
     if found.shared and step.layers and full.num_hidden_groups > 1:
         return f"{name} with num_hidden_groups = {full.num_hidden_groups} cannot lose layers; leave out layers"
     if isinstance(step, Distill | Pretrain):
@@ -294,20 +302,61 @@ def _take_heads(model: PreTrainedModel, take: Sequence[Sequence[int]]) -> None:
 
 
 def pruned(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """`model_class`, or where the configuration says `pruned_heads` one that builds without those heads.
+    """`model_class`, or where the configuration says `pruned_heads` or `low_rank` one that builds such layers.
 
     It keeps the class's name, so transformers loads, saves and names it as the stock class.
     """
-    if not getattr(config, "pruned_heads", None):
+    if not getattr(config, "pruned_heads", None) and not getattr(config, "low_rank", None):
         return model_class
 
     class Pruned(model_class):  # type: ignore[misc, valid-type]
         def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            _take_heads(self, _heads(config))
+            if getattr(config, "pruned_heads", None):
+                _take_heads(self, _heads(config))
+            if rank := getattr(config, "low_rank", None):
+                for owner, name, linear in low_rank_linears(self, rank):
+                    setattr(owner, name, LowRank(linear.in_features, rank["rank"], linear.out_features))
 
     Pruned.__name__ = Pruned.__qualname__ = model_class.__name__
     return Pruned
+
+
+class LowRank(nn.Module):
+    """Two linears in the place of one: y = U (V x) + b, V [rank, in], U [out, rank]."""
+
+    def __init__(self, in_features: int, rank: int, out_features: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.v = nn.Linear(in_features, rank, bias=False)
+        self.u = nn.Linear(rank, out_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[..., in] to [..., out]."""
+        return self.u(self.v(x))
+
+
+def low_rank_linears(model: PreTrainedModel, low_rank: Mapping[str, Any]) -> list[tuple[nn.Module, str, nn.Linear]]:
+    """The linears that `low_rank` of config.json makes two: the module that holds each, its name there, and itself.
+
+    `rank`; `parts`: `attention`, `feed_forward` or `all`. A linear that two of this rank would not be smaller than
+    stays.
+    """
+    rank, parts = low_rank["rank"], low_rank["parts"]
+    chosen: set[nn.Module] = set()
+    for layer in own_layers(model):
+        if parts != "feed_forward":
+            chosen |= {layer.query, layer.key, layer.value, layer.output}
+        if parts != "attention":
+            chosen |= {linear for pair in layer.feed_forward for linear in pair}
+    return [
+        (owner, name, linear)
+        for owner in model.modules()
+        for name, linear in owner.named_children()
+        if linear in chosen
+        and isinstance(linear, nn.Linear)
+        and rank * (linear.in_features + linear.out_features) < linear.in_features * linear.out_features
+    ]
 
 
 def keep_neurons(model: PreTrainedModel, keep: Sequence[Sequence[Sequence[int]]]) -> None:

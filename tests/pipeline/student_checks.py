@@ -84,3 +84,9 @@ def exports(student: Any, kind: Kind, folder: Path, format: str = "onnx", int8: 
             assert not np.array_equal(output, given[name])
             assert np.abs(output - given[name]).max() < 0.1 * np.abs(output).max() + 0.05
     return path
+
+
+def config(name: str, values: dict[str, Any], **params: Any) -> dict[str, Any]:
+    """The student's config.json as its plugin foretells it."""
+    plugin, its = plugins.use("students", Use.model_validate({"name": name, **params}), "test")
+    return dict(plugin.config(its, values))

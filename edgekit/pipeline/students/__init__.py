@@ -1,7 +1,7 @@
 """Students: architectures to train in place of the model's own layers, one a file.
 
-A plugin holds a `Params` record, `refusal` and `build`. What it builds is a `PreTrainedModel` that `models.save`
-writes and `models.load` builds again from its config.json.
+A plugin holds a `Params` record, `refusal`, `config` and `build`. What it builds is a `PreTrainedModel` that
+`models.save` writes and `models.load` builds again from its config.json.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,10 @@ class Student(Protocol):
 
         Asked before any work, with the teacher's.
         """
+        ...
+
+    def config(self, params: Any, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The student's config.json where the model's is `config`: what later steps are checked against."""
         ...
 
     def build(self, params: Any, model: Any, kind: Any) -> Any:

@@ -38,16 +38,19 @@ class Shape(Record):
 
 def refusal(shape: Shape, config: Mapping[str, Any]) -> str | None:
     """Why no student of this shape can stand in for a model with this config.json; `None` where one can."""
-    if not families.FAMILIES.get(str(config.get("model_type")), families.Family()).vocabulary:
-        return f"{config.get('model_type')} has no vocabulary and this student reads token ids; ask for layers instead"
+    name = str((config.get("backbone") or config).get("model_type"))
+    if name not in families.FAMILIES:
+        return f'the family "{name}" is not known; these are: {", ".join(families.FAMILIES)}'
+    if not families.FAMILIES[name].vocabulary:
+        return f"{name} has no vocabulary and this student reads token ids; ask for layers instead"
     if shape.width % shape.heads:
         return f"width = {shape.width} is not a multiple of heads = {shape.heads}; each head has an equal share"
     return None
 
 
-def shaped(shape: Shape, model: PreTrainedModel) -> dict[str, Any]:
-    """The values of a BERT-like configuration: the shape, and the rest as in `model`'s."""
-    config = _embedded(model).config
+def shaped(shape: Shape, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a BERT-like configuration: the shape, and the rest as in the config.json `values`."""
+    config: Any = families.full(values)
     return {
         "vocab_size": config.vocab_size,
         "max_position_embeddings": config.max_position_embeddings - _first_position(config),
@@ -60,8 +63,8 @@ def shaped(shape: Shape, model: PreTrainedModel) -> dict[str, Any]:
         **{name: getattr(config, name, None) for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
         "hidden_dropout_prob": getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1)),
         "attention_probs_dropout_prob": getattr(config, "attention_probs_dropout_prob", 0.1),
-        "id2label": model.config.id2label,
-        "label2id": model.config.label2id,
+        "id2label": values.get("id2label"),
+        "label2id": values.get("label2id"),
     }
 
 

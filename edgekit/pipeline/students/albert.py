@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 from transformers import AlbertConfig, PreTrainedModel
 
-from edgekit.pipeline import models
+from edgekit.pipeline import families, models
 from edgekit.pipeline.students import _shape
 from edgekit.records import Kind
 
@@ -37,14 +37,18 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
     return _shape.refusal(params, config)
 
 
-def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
-    """A stock ALBERT for `model`'s token ids and labels."""
-    shape = _shape.shaped(params, model)
-    config = AlbertConfig(
+def config(params: Params, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The student's config.json."""
+    shape = _shape.shaped(params, config)
+    return AlbertConfig(
         **shape, embedding_size=params.embedding, num_hidden_groups=params.groups, inner_group_num=1,
         classifier_dropout_prob=shape["hidden_dropout_prob"],
-    )  # fmt: skip
-    student = models.new(config, kind)
+    ).to_dict()  # fmt: skip
+
+
+def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
+    """A stock ALBERT for `model`'s token ids and labels."""
+    student = models.new(families.full(config(params, model.config.to_dict())), kind)
     if params.start == "svd":
         _shape.start_embeddings(student, model)
     return student

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 from transformers import BertConfig, ElectraConfig, PreTrainedModel
 
-from edgekit.pipeline import models
+from edgekit.pipeline import families, models
 from edgekit.pipeline.students import _shape
 from edgekit.records import Kind
 
@@ -31,11 +31,17 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
     return _shape.refusal(params, config)
 
 
+def config(params: Params, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The student's config.json: a BERT's, or with `embedding` an ELECTRA's."""
+    shape = _shape.shaped(params, config)
+    if params.embedding:
+        return ElectraConfig(**shape, embedding_size=params.embedding).to_dict()
+    return BertConfig(**shape).to_dict()
+
+
 def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
-    """A stock BERT, or with `embedding` an ELECTRA, for `model`'s token ids and labels."""
-    shape = _shape.shaped(params, model)
-    config = ElectraConfig(**shape, embedding_size=params.embedding) if params.embedding else BertConfig(**shape)
-    student = models.new(config, kind)
+    """A stock BERT or ELECTRA for `model`'s token ids and labels."""
+    student = models.new(families.full(config(params, model.config.to_dict())), kind)
     if params.start == "svd":
         _shape.start_embeddings(student, model)
     return student

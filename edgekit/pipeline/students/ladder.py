@@ -53,13 +53,16 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def config(params: Params, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ladder's config.json."""
+    labels = {name: config.get(name) for name in ("id2label", "label2id")}
+    made = ladders.Config(backbone=config, reduction=params.reduction, every=params.every, **labels)
+    return made.to_dict()
+
+
 def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
     """A ladder beside `model`, whose head it takes over; only the ladder and the head are to be trained."""
-    config = ladders.Config(
-        backbone=model.config.to_dict(), reduction=params.reduction, every=params.every,
-        id2label=model.config.id2label, label2id=model.config.label2id,
-    )  # fmt: skip
-    ladder: Any = models.new(config, kind)
+    ladder: Any = models.new(ladders.Config(**config(params, model.config.to_dict())), kind)
     rails = ladder.base_model
     # the very tensors, since they will not change: a second copy would cost what the ladder is to save
     rails.backbone.load_state_dict(_without(model.base_model, "pooler."), assign=True)
