@@ -218,7 +218,7 @@ class Cache:
     def _read(
         self, files: "Sequence[_File]", rows: np.ndarray, batch: Mapping[str, Tensor], teacher: Teacher
     ) -> Signals:
-        device = batch["index"].device
+        device = _device(batch)
         mask = None if self._lengths is None else batch["attention_mask"]
         length = 0 if mask is None else mask.shape[1]
         outputs: dict[str, Tensor] = {}
@@ -349,8 +349,13 @@ def _long(lengths: np.ndarray, head_size: int) -> bool:
 
 def _speak(teacher: Teacher, batch: Mapping[str, Tensor]) -> Signals:
     """Live, and in float32 whatever the training's precision, since runs of another will read it too."""
-    with torch.autocast(batch["index"].device.type, enabled=False):
+    with torch.autocast(_device(batch).type, enabled=False):
         return teacher.speak(batch)
+
+
+def _device(batch: Mapping[str, Tensor]) -> torch.device:
+    """That of the model; which rows a batch holds is said on the CPU."""
+    return batch["input_ids" if "input_ids" in batch else "pixel_values"].device
 
 
 def _array(said: Signals, name: str) -> np.ndarray:
