@@ -95,6 +95,7 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
         if isinstance(step, Teach | Pretrain | Distill) and step.student:
             student, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
             refused = student.refusal(params, config)
+            config = config if refused else student.config(params, config)
         if refused is None and step.stage == "export":
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
