@@ -9,11 +9,14 @@ words that a masked language model puts in its place, with the rest of its text 
 nearest by the cosine of word vectors (GloVe), or stays where there are none. Candidates are whole words, never the word
 itself; marks, numbers and labels stay, and each tag stays with its word. Equal copies are dropped.
 
-The cost is the language model, one masked sequence a word; words that no copy replaces are not asked for.
+The cost is the language model, which is asked for the words that some copy replaces. The paper masks one word at a
+time; here words at least seven tokens apart share a sequence, in which no more is masked than such a model is trained
+to find, and a text longer than `max_length` is read in overlapping windows.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -35,14 +38,16 @@ WORD = re.compile(r"[^\W\d_]+(?:[-'’][^\W\d_]+)*")
 _AT_ONCE = 256
 """Rows whose words are asked for together: short sequences share a batch."""
 _BATCH = 64
+_APART = 7
+"""Tokens between words that are masked at once; so they are a seventh of a sequence at most."""
 
 
 class _Asked(NamedTuple):
-    """A word that the language model is asked for: `ids` of the text around it, and its place in them."""
+    """What the language model is asked at once: `words` by number, the `ids` around them, and their places in these."""
 
-    word: int
+    words: tuple[int, ...]
     ids: list[int]
-    place: int
+    places: tuple[int, ...]
 
 
 class _Words:
@@ -83,17 +88,18 @@ class _Model:
         self.never = ~allowed.to(self.model.device)
         self.count = max(0, min(candidates, int(allowed.sum()) - 1))
 
-    def single(self, row: _Words) -> Iterator[_Asked]:
-        """Each word that is one token."""
-        numbers = {place: number for number, place in enumerate(row.at)}
+    def asked(self, row: _Words, wanted: set[int]) -> Iterator[_Asked]:
+        """The sequences that ask for each wanted word that is one token."""
+        numbers = {place: number for number, place in enumerate(row.at) if number in wanted}
         for n, (parts, whole) in enumerate(zip(row.parts, row.whole, strict=True)):
             ids, parts_of = self._encode(parts, whole)
-            where: dict[int, list[int]] = {}
-            for position, part in enumerate(parts_of):
-                where.setdefault(part, []).append(position)
-            for part, positions in where.items():
-                if len(positions) == 1 and (n, part) in numbers and ids[positions[0]] not in self.tokens.special:
-                    yield self._asked(numbers[n, part], ids, positions[0])
+            count = Counter(parts_of)
+            single = {
+                position: numbers[n, part]
+                for position, part in enumerate(parts_of)
+                if count[part] == 1 and (n, part) in numbers and ids[position] not in self.tokens.special
+            }
+            yield from self._shared(ids, single)
 
     def _encode(self, parts: list[str], whole: bool) -> tuple[list[int], list[int]]:
         """Ids of a text, and for each the part that it belongs to; a token over two parts belongs to the second."""
@@ -105,26 +111,34 @@ class _Model:
         last = [max(start, end - 1) for start, end in encoding.offsets]
         return encoding.ids, np.searchsorted(ends, last, side="right").tolist()
 
-    def _asked(self, word: int, ids: list[int], place: int) -> _Asked:
-        start = max(0, min(place - self.room // 2, len(ids) - self.room))
-        window = [*self.opening, *ids[start : start + self.room], *self.closing]
-        return _Asked(word, window, place - start + len(self.opening))
+    def _shared(self, ids: list[int], words: Mapping[int, int]) -> Iterator[_Asked]:
+        """`words`, by their places in `ids`, in as few sequences as `_APART` allows."""
+        half = max(1, self.room // 2)
+        together: dict[tuple[int, int], list[int]] = {}
+        for place in words:
+            together.setdefault((place // half, place % _APART), []).append(place)
+        for (number, _), places in together.items():
+            start = max(0, min(number * half - half // 2, len(ids) - self.room))
+            window = [*self.opening, *ids[start : start + self.room], *self.closing]
+            its = tuple(place - start + len(self.opening) for place in places)
+            yield _Asked(tuple(words[place] for place in places), window, its)
 
     @torch.inference_mode()
-    def likeliest(self, asked: Sequence[_Asked]) -> list[list[str]]:
-        """The K likeliest words in the place of each."""
-        found: list[list[str]] = [[]] * len(asked)
+    def likeliest(self, asked: Sequence[_Asked]) -> list[dict[int, list[str]]]:
+        """The K likeliest words in each place, by the number of the word that stands there."""
+        found: list[dict[int, list[str]]] = [{} for _ in asked]
         order = sorted(range(len(asked)), key=lambda i: len(asked[i].ids))
         for start in range(0, len(order), _BATCH):
             some = order[start : start + _BATCH]
             batch = pad([_masked(asked[i], self.tokens.mask) for i in some], models.pad_id(self.model))
-            places = torch.tensor([asked[i].place for i in some])
-            states = language.states(self.model, batch)[torch.arange(len(some)), places]
+            at = [(row, i, k) for row, i in enumerate(some) for k in range(len(asked[i].places))]
+            rows, places = torch.tensor([row for row, _, _ in at]), torch.tensor([asked[i].places[k] for _, i, k in at])
+            states = language.states(self.model, batch)[rows, places]
             logits = self.head(states, language.words(self.model).weight).masked_fill(self.never, -torch.inf)
-            own = torch.tensor([[asked[i].ids[asked[i].place]] for i in some], device=logits.device)
+            own = torch.tensor([[asked[i].ids[asked[i].places[k]]] for _, i, k in at], device=logits.device)
             best = logits.scatter(1, own, -torch.inf).topk(self.count).indices.tolist()
-            for i, ids in zip(some, best, strict=True):
-                found[i] = [self.word[id] for id in ids]
+            for (_, i, k), ids in zip(at, best, strict=True):
+                found[i][asked[i].words[k]] = [self.word[id] for id in ids]
         return found
 
 
@@ -227,9 +241,12 @@ def _copies(
     given = [_Words([_value(row, column) for column in columns]) for row in rows]
     draws = [np.random.default_rng([seed, first + i]).random((2, step.copies, len(g.at))) for i, g in enumerate(given)]
     wanted = [np.flatnonzero((draw[0] < step.replace).any(0)).tolist() for draw in draws]
-    asked = [[each for each in model.single(g) if each.word in set(w)] for g, w in zip(given, wanted, strict=True)]
+    asked = [list(model.asked(g, set(w))) for g, w in zip(given, wanted, strict=True)]
     likeliest = iter(model.likeliest([each for some in asked for each in some]))
-    candidates = [{each.word: words for each in some if (words := next(likeliest))} for some in asked]
+    candidates: list[dict[int, list[str]]] = []
+    for some in asked:
+        said = [next(likeliest) for _ in some]
+        candidates.append({number: words for each in said for number, words in each.items() if words})
     if vectors:
         split = [
             {w: g.words()[w] for w in ws if w not in c} for g, ws, c in zip(given, wanted, candidates, strict=True)
@@ -265,7 +282,7 @@ def _split(value: str) -> list[str]:
 
 def _masked(asked: _Asked, mask: int) -> Feature:
     ids = np.array(asked.ids, dtype=np.int64)
-    ids[asked.place] = mask
+    ids[list(asked.places)] = mask
     inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
     return Feature(inputs, 0)
 
