@@ -54,7 +54,7 @@ stage = "quantize"
 must_be_faster = false
 """
 TARGET = 'description = "a test"\nabi = "host"\nformats = ["onnx"]\nlengths = [16, 32]\n'
-LOSS = "from edgekit.pipeline.losses.hidden_mse import Params, loss\n"
+LOSS = "from edgekit.pipeline.losses.hidden_mse import Params, loss, reads\n"
 WORDS = sorted({word for text in tiny.TEXTS for word in text.split()})
 
 
