@@ -65,6 +65,9 @@ class SubNetwork:
 
     def __init__(self, whole: Speaker, kind: Kind, width: float, depth: float) -> None:
         blank = take(_without_weights(whole.model), width, depth)
+        for module in blank.modules():
+            if isinstance(module, nn.Embedding):
+                module.sparse = True  # else each sub-network's gradient of a vocabulary is as large as the vocabulary
         self.speaker = Speaker(blank, kind)
         self.names = _names(whole, self.speaker, kept(depth, whole.depth))
         self.shapes = {name: parameter.shape for name, parameter in self.speaker.named_parameters()}
