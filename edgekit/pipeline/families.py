@@ -274,6 +274,7 @@ def keep_heads(model: PreTrainedModel, keep: Sequence[Sequence[int]]) -> None:
         kept = [[there[i] for i in layer] for there, layer in zip(_heads(config), keep, strict=True)]
         _set_pruned(config, kept)
     _take_heads(model, [sorted(heads) for heads in keep])
+    _forget_grid(config)
 
 
 def _set_pruned(config: PreTrainedConfig, kept: Sequence[Sequence[int]]) -> None:
@@ -363,6 +364,7 @@ def keep_neurons(model: PreTrainedModel, keep: Sequence[Sequence[Sequence[int]]]
     """Take all neurons but `keep[layer][network]` out of each feed-forward network, in place; all the same number."""
     _take_neurons(model, [[sorted(neurons) for neurons in networks] for networks in keep])
     setattr(model.config, family(model).neurons, len(keep[0][0]))
+    _forget_grid(model.config)
 
 
 def _take_neurons(model: PreTrainedModel, take: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -402,7 +404,13 @@ def with_layers(model: PreTrainedModel, keep: Sequence[int]) -> PreTrainedModel:
         if getattr(config, "pruned_heads", None):
             _set_pruned(config, [heads[i] for i in keep])
     config.num_hidden_layers = len(keep)
+    _forget_grid(config)
     return student
+
+
+def _forget_grid(config: PreTrainedConfig) -> None:
+    """What the whole model was trained for (see `subnetworks.grid`), a part of it was not."""
+    config.__dict__.pop("dynabert", None)
 
 
 def _keep_rows(linear: nn.Linear, rows: Sequence[int]) -> None:
