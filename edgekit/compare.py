@@ -321,11 +321,14 @@ def _below(found: Compared) -> Iterator[str]:
 
 
 def _means(seeds: int) -> str:
+    kept = (
+        "What the teacher said is kept, so the method that asked first took the time that those after it were spared."
+    )
     if seeds == 1:
-        return "One seed tells little of how far scores vary: --seeds 3 trains each method three times."
+        return f"One seed tells little of how far scores vary: --seeds 3 trains each method three times. {kept}"
     return (
         f"Score and time are means over {seeds} seeds, the spread is the scores' standard deviation, memory is the "
-        "largest peak of a training, size that of the weights."
+        f"largest peak of a training, size that of the weights. {kept}"
     )
 
 

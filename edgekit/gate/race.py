@@ -40,7 +40,7 @@ def figure(found: Compared) -> "Figure | None":
         if len(seeds) > 1:
             right.plot([min(seeds), max(seeds)], [i, i], color=LINE, linewidth=2.4)
             right.plot(seeds, [i] * len(seeds), "o", color=TWO, markerfacecolor=PAPER, markersize=4)
-        right.plot([mean], [i], "D" if len(seeds) > 1 else "o", color=TWO, markersize=4.5)
+        right.plot([mean], [i], "D", color=TWO, markersize=4.5)
         d.say(right, f"{mean:.3f}", max([*seeds, mean]), i)
     right.set_title(short(f"score, {found.metric}", 26))
     many = any(len(one.runs) > 1 for one, _ in rows)
