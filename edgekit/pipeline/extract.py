@@ -29,8 +29,6 @@ def run(step: Extract, job: Job) -> Facts:
     if refused := refusal(step, grid["widths"], grid["depths"]):
         raise InputError(f"recipe: step extract: {refused}")
     small = subnetworks.take(model, step.width, step.depth)
-    config: Any = small.config
-    del config.dynabert
     models.copy_processor(source, job.out)
     models.save(small, job.out)
     made = models.load(job.out, kind, job.data.labels)
