@@ -183,7 +183,8 @@ def _filled(step: Step, own: Distill, unit: str, budget: float, where: str) -> d
     if step.share is not None:
         amount = step.share * budget
         shared = {unit: max(1, round(amount)) if unit == "examples" else round(amount, 6)}
-        theirs = own.training.model_dump(exclude={"epochs", "examples"})
+        along = {"evaluate", "keep", "callback"} if step.stage == "pretrain" else set[str]()  # there is no score yet
+        theirs = own.training.model_dump(exclude={"epochs", "examples", *along})
         values["training"] = {**theirs, **values["training"], **shared}
     return values
 

@@ -46,7 +46,7 @@ TARGET = 'description = "a test"\nabi = "host"\nformats = ["onnx"]\nlengths = [3
 def project(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """A recipe on some of SST-2, with a teacher of 4 layers, whose store all methods share."""
     folder = tmp_path_factory.mktemp("every")
-    tiny.make(folder / "teacher", "bert", labels=["0", "1"], num_hidden_layers=4)
+    tiny.make(folder / "teacher", "bert", labels=["0", "1"], num_hidden_layers=4, hidden_size=96, intermediate_size=384)
     (folder / "recipe.toml").write_text(RECIPE)
     (folder / "target.toml").write_text(TARGET)
     for split in ("train", "dev"):
