@@ -16,9 +16,9 @@ import contextlib
 import importlib
 import json
 import os
+import platform
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -90,7 +90,9 @@ def run(command: Callable[[], None]) -> None:
         code = int(found)
         sys.exit(code)
     finally:
-        _line.store.set("end", str(code))
+        with contextlib.suppress(RuntimeError):  # the launcher, who may hold the store, may be gone
+            _line.store.set("end", str(code))
+            _until(lambda: _line.store.add("left", 0) >= count() - 1)  # or this process holds it
         if code == 0:
             dist.destroy_process_group()
 
@@ -176,15 +178,16 @@ def _serve(line: _Line) -> int:
         code = error.exit_code
         if (ended := _wait("end")) is not None:  # it met the same error, as a rule, and has said so
             return int(ended)
-        _complain(f"process {rank()} on {socket.gethostname()}: {error}")
+        _complain(f"process {rank()} on {platform.node()}: {error}")
     except RuntimeError as error:
         if not _is_lost(error):
             raise
         code = int(_wait("end") or DeviceError.exit_code)
     finally:
-        if code:
-            with contextlib.suppress(RuntimeError):  # the launcher, who holds the store, may be gone
+        with contextlib.suppress(RuntimeError):
+            if code:
                 line.store.set("failed", str(code))
+            line.store.add("left", 1)
         shutil.rmtree(desk, ignore_errors=True)
     return code
 
@@ -226,13 +229,17 @@ def _await(line: _Line, key: str) -> str:
 
 def _wait(key: str) -> str | None:
     """What another process says under `key` within `PATIENCE_S`."""
-    until = time.monotonic() + PATIENCE_S
     try:
-        while (found := _line.said(key)) is None and time.monotonic() < until:
-            time.sleep(0.05)
-    except RuntimeError:  # the launcher, who holds the store, is gone
+        _until(lambda: _line.said(key) is not None)
+        return _line.said(key)
+    except RuntimeError:  # who holds the store is gone
         return None
-    return found
+
+
+def _until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not done() and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def _is_lost(error: RuntimeError) -> bool:

@@ -45,7 +45,8 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from edgekit import plugins, progress
 from edgekit.errors import InputError
-from edgekit.pipeline import processes
+from edgekit.pipeline import encoded, processes
+from edgekit.pipeline.layout import layout
 from edgekit.recipe import Training
 from edgekit.records import Point, Score, Trained
 from edgekit.tasks import Feature, pad
@@ -152,35 +153,14 @@ def _epochs(training: Training, rows: int) -> float:
     return training.examples / rows if training.examples else training.epochs
 
 
-def planned(objective: torch.nn.Module, features: Sequence[Feature], training: Training, seed: int) -> list[list[int]]:
+def planned(
+    objective: torch.nn.Module, features: Sequence[Feature], training: Training, seed: int
+) -> Sequence[list[int]]:
     """The indices of each batch of a whole run, by `layout` or the objective's own function of that name."""
-    lengths = [len(next(iter(f.inputs.values()))) for f in features]
+    lengths = encoded.lengths(features)
+    lengths = np.ones(len(features), np.int32) if lengths is None else lengths  # images are of one size
     lay: Any = getattr(objective, "layout", layout)
     return lay(lengths, training.batch_size, _epochs(training, len(lengths)), seed)
-
-
-def layout(lengths: Sequence[int], batch_size: int, epochs: float, seed: int) -> list[list[int]]:
-    """The indices of each batch of a whole run: every epoch a new shuffle, like lengths together, order shuffled.
-
-    >>> layout([5, 9, 5, 9], batch_size=2, epochs=1, seed=0) in ([[0, 2], [1, 3]], [[1, 3], [0, 2]])
-    True
-    """
-    rng = np.random.default_rng(seed)
-    sizes = np.asarray(lengths)
-    batches: list[list[int]] = []
-    per_epoch = -(-len(sizes) // batch_size)
-    total = max(1, round(epochs * per_epoch))
-    while len(batches) < total:
-        shuffled = rng.permutation(len(sizes))
-        window = batch_size * 50  # sorted within this many examples, so that an epoch is still well mixed
-        ordered = [np.sort(part)[np.argsort(sizes[np.sort(part)], kind="stable")] for part in _split(shuffled, window)]
-        epoch = [part.tolist() for part in _split(np.concatenate(ordered), batch_size)]
-        batches += [epoch[i] for i in rng.permutation(len(epoch))]
-    return batches[:total]
-
-
-def _split(indices: np.ndarray, size: int) -> list[np.ndarray]:
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
 class _Batches(Dataset[dict[str, torch.Tensor]]):
@@ -247,6 +227,9 @@ class _Trainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         objective: Any = self.model
         safetensors.torch.load_model(objective, str(Path(resume_from_checkpoint, SAFE_WEIGHTS_NAME)))
+
+    def store_flos(self) -> None:
+        """It would ask all processes, and only process 0 saves."""
 
     def _save_rng_state(self, output_dir: str) -> None: ...
 
