@@ -5,9 +5,10 @@ empty folder `job.out`, and returns the facts it measured. It never chooses a pa
 must outlive a kill (training checkpoints) goes to `job.scratch`.
 """
 
+import itertools
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,10 @@ from typing import Any
 from edgekit import plugins, progress
 from edgekit.corpora import Split, files
 from edgekit.errors import InputError
-from edgekit.pipeline import processes
+from edgekit.pipeline import encoded, processes
 from edgekit.recipe import Recipe, Step
 from edgekit.records import Artifact, Format, Kind, Score, Target
-from edgekit.store import key, sha256
+from edgekit.store import key, sha256, sources
 from edgekit.tasks import Feature, Predict, Row
 
 # What these say at import and while saving is nothing that a user could act on; it would bury our own lines.
@@ -32,6 +33,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 ROWS = "rows.jsonl"
 """The file in which an augment step's artifact holds its rows."""
+_CHUNK = 1000
+"""Rows that are checked and encoded at once."""
+_READERS = ("tokenizer.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class Planned:
 class TaskData:
     """The recipe's task bound to its parameters, labels and examples: what stages train and score with.
 
-    Labels and examples are read once, on first use.
+    Rows to train on are a stream, checked and encoded a thousand at a time and kept on disk (see `encoded`). Those to
+    score with are read once, on first use, and stay.
     """
 
     recipe: Recipe
@@ -123,22 +128,67 @@ class TaskData:
     def examples(self, split: Split) -> list[Any]:
         """All checked examples of a split; an empty split is an `InputError`."""
         if split not in self._examples:
-            task, params = self._task
             with progress.bar(f"read {split} data"):
-                found = task.examples(params, self.rows(split), self.labels, training=split == "train")
-            if not found:
-                raise InputError(f"recipe: data {self.recipe.data.name!r} has no rows in its {split} split; add some")
-            self._examples[split] = found
+                self._examples[split] = [example for chunk in self._chunks(split) for example in chunk]
         return self._examples[split]
 
-    def features(self, split: Split, folder: Path, limit: int | None = None) -> list[Feature]:
+    def _chunks(self, split: Split) -> Iterator[list[Any]]:
+        """All checked examples of a split, those of a thousand rows at a time."""
+        task, params = self._task
+        rows, found = self.rows(split), False
+        for row in rows:
+            some = itertools.chain([row], itertools.islice(rows, _CHUNK - 1))
+            chunk = task.examples(params, some, self.labels, training=split == "train")
+            found = found or bool(chunk)
+            yield chunk
+        if not found:
+            raise InputError(f"recipe: data {self.recipe.data.name!r} has no rows in its {split} split; add some")
+
+    def count(self) -> int:
+        """The number of training examples, after every row was read and checked once."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        with progress.bar("read train data"):
+            return sum(map(len, self._chunks("train")))
+
+    def _some(self, split: Split, limit: int | None) -> list[Any]:
+        """A split, or `limit` examples at even distances: the first ones of a file sorted by label would be of one."""
+        if split == "dev" or limit is None:
+            every = self.examples(split)
+            return every if limit is None else [every[i] for i in _spread(len(every), limit)]
+        wanted, at, found = set(_spread(self.count(), limit)), 0, list[Any]()
+        for chunk in self._chunks(split):
+            found += [example for i, example in enumerate(chunk, at) if i in wanted]
+            at += len(chunk)
+        return found
+
+    def features(self, split: Split, folder: Path, limit: int | None = None) -> Sequence[Feature]:
         """A split, or `limit` examples from all over it, as the model in `folder` takes it, by the tokenizer or image
-        processor there.
+        processor there. Training text is read from disk, each feature when it is asked for.
         """
         task, params = self._task
-        examples = _spread(self.examples(split), limit)
         with progress.bar(f"encode {split} data"):
-            return task.features(params, examples, self.labels, self.encoder(folder))
+            if split == "train" and limit is None and self.shared is not None:
+                return encoded.stored(self.shared / "encoded", self._identity(folder), self._encoded(folder))
+            return task.features(params, self._some(split, limit), self.labels, self.encoder(folder))
+
+    def _encoded(self, folder: Path) -> Iterator[list[Feature]]:
+        """The training features of the examples of a thousand rows at a time."""
+        task, params = self._task
+        encoder, at = self.encoder(folder), 0
+        for chunk in self._chunks("train"):
+            found = task.features(params, chunk, self.labels, encoder)
+            yield [replace(feature, example=at + feature.example) for feature in found]
+            at += len(chunk)
+
+    def _identity(self, folder: Path) -> dict[str, Any]:
+        """What makes the training features for the model in `folder`."""
+        reader = [sha256(path) for path in sorted(folder.glob("*.json")) if path.name in _READERS]
+        source, versions = sources(module.__name__ for module, _ in (self._task, self._corpus))
+        code = {"source": source, "versions": versions, "max_length": self.recipe.max_length}
+        return {"data": self.fingerprint, "labels": self.labels, "reader": reader, **code}
 
     def encoder(self, folder: Path) -> Any:
         """The task's encoder for the model in `folder`."""
@@ -152,17 +202,15 @@ class TaskData:
 
     def _score(self, predict: Predict, folder: Path, limit: int | None) -> Score:
         task, params = self._task
-        examples = _spread(self.examples("dev"), limit)
+        examples = self._some("dev", limit)
         features = task.features(params, examples, self.labels, self.encoder(folder))
         with progress.bar("score"):
             return task.score(params, examples, self.labels, features, predict(features))
 
 
-def _spread(examples: list[Any], limit: int | None) -> list[Any]:
-    """`limit` examples at even distances: the first ones of a file sorted by label would be of one label."""
-    if limit is None or limit >= len(examples):
-        return examples
-    return [examples[i * len(examples) // limit] for i in range(limit)]
+def _spread(count: int, limit: int) -> Sequence[int]:
+    """`limit` indices at even distances."""
+    return range(count) if limit >= count else [i * count // limit for i in range(limit)]
 
 
 @dataclass(frozen=True)

@@ -211,7 +211,7 @@ def run(step: Augment, job: Job) -> Facts:
     text_table = job.recipe.text
     named = text_table.vectors if text_table else None
     vectors = _Vectors(weights.vectors(named, job.data.base)) if named else None
-    total = len(job.data.examples("train"))  # which also checks every row
+    total = job.data.count()  # which also checks every row
     rows, seen, made = job.data.rows("train"), 0, 0
     path = job.out / ROWS
     with path.open("w", encoding="utf-8") as file, progress.bar("augment", total) as show:

@@ -95,6 +95,7 @@ class Cache:
         self._meta = json.dumps(meta, indent=1)
         self._files: dict[str, _File] = {}
         self._chosen: dict[Wanted, list[_File] | None] = {}
+        self._ends: dict[_Per, np.ndarray] = {}
         self._make()
 
     def close(self) -> None:
@@ -150,7 +151,10 @@ class Cache:
                 said = said or _speak(teacher, batch)
                 found = _array(said, name).shape
                 shape = {"row": found[1:], "token": found[2:], "pair": found[1:2]}[per]
-            files.append(self._files.get(name) or _File(self.folder, name, shape, per, self._rows, self._lengths))
+            files.append(
+                self._files.get(name)
+                or _File(self.folder, name, shape, per, self._rows, self._lengths, self._starts(per))
+            )
         with FileLock(self._root / ".lock"):
             self._make()
             if why := self._no_room(files):
@@ -180,6 +184,15 @@ class Cache:
         if name.startswith("outputs."):
             return "token" if self._kind in ("token-classification", "question-answering") else "row"
         return "pair" if name.startswith("scores.") else "token"
+
+    def _starts(self, per: "_Per") -> np.ndarray | None:
+        """Where each row begins, and the end of the last, counted in what a row is made of; `None` where it is one."""
+        if per == "row" or self._lengths is None:
+            return None
+        if per not in self._ends:
+            units = self._lengths.astype(np.int64) ** (2 if per == "pair" else 1)
+            self._ends[per] = np.concatenate([[0], np.cumsum(units)])
+        return self._ends[per]
 
     def _no_room(self, files: "Sequence[_File]") -> str | None:
         """Make room for `files`, by removing what was used longest ago; or why that cannot be done."""
@@ -245,13 +258,17 @@ class _File:
     """One signal of all sequences: `shape` float16 numbers a row, a token or a pair of tokens, and a checksum a row."""
 
     def __init__(
-        self, folder: Path, name: str, shape: Sequence[int], per: _Per, rows: int, lengths: np.ndarray | None
-    ) -> None:
+        self, folder: Path, name: str, shape: Sequence[int], per: _Per, rows: int, lengths: np.ndarray | None,
+        starts: np.ndarray | None,
+    ) -> None:  # fmt: skip
         self.name, self._shape, self._per, self._rows, self._lengths = name, tuple(shape), per, rows, lengths
         self.path = folder / f"{name}.{'x'.join(map(str, shape))}.f16"
-        units = np.ones(rows, np.int64) if lengths is None or per == "row" else lengths.astype(np.int64)
-        self._starts = np.concatenate([[0], np.cumsum(units**2 if per == "pair" else units)]) * prod(shape) * 2
-        self.bytes = int(self._starts[-1])
+        self._starts = starts
+        self.bytes = self._start(rows)
+
+    def _start(self, row: int) -> int:
+        """Where a row begins, in bytes."""
+        return int(row if self._starts is None else self._starts[row]) * prod(self._shape) * 2
 
     def open(self) -> None:
         """Open the files, made at their full size where they are missing; what is not written takes no disk."""
@@ -279,7 +296,7 @@ class _File:
         """Which of `rows` are there; the bytes of each are held against its checksum once."""
         unsure = rows[~self._sure[rows]]
         for row in unsure[self._crc[unsure] != 0].tolist():
-            data = np.empty(self._starts[row + 1] - self._starts[row], np.uint8)
+            data = np.empty(self._start(row + 1) - self._start(row), np.uint8)
             self._pread(data, row)
             self._sure[row] = _checksum(data) == self._crc[row]
         return self._sure[rows]
@@ -292,7 +309,7 @@ class _File:
             return False
         for row, there, each in zip(rows.tolist(), self.has(rows), half, strict=True):
             if not there:
-                _pwrite(self._data, each, int(self._starts[row]))
+                _pwrite(self._data, each, self._start(row))
                 _pwrite(self._sums, np.array([_checksum(each)], "<u4"), 4 * row)
                 self._sure[row] = True
         return True
@@ -320,7 +337,7 @@ class _File:
         return padded[:n] if self._per == "token" else padded[:, :n, :n]
 
     def _pread(self, into: np.ndarray, row: int) -> None:
-        if os.preadv(self._data, [_bytes(into)], int(self._starts[row])) != into.nbytes:
+        if os.preadv(self._data, [_bytes(into)], self._start(row)) != into.nbytes:
             raise InputError(f"{self.path}: was cut off while it was read; remove the folder {self.path.parent}")
 
 

@@ -58,7 +58,7 @@ def everything(
     config = weights.check(teach, base)
     _family(recipe, target, config)
     _space(weights.locate(teach, base), len(missing), store)
-    data.examples("train")
+    data.count()
     data.examples("dev")
 
 
@@ -135,7 +135,7 @@ def _also(step: Distill, base: Path, data: TaskData) -> None:
         for loss in also.losses:
             plugins.use("losses", loss, f"{where}: {also.name}: losses")
         further = data.along(also.name)
-        further.examples("train")
+        further.count()
         further.examples("dev")
 
 
