@@ -9,7 +9,7 @@ from typing import Any
 from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, weights
-from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach, Training
+from edgekit.recipe import Augment, Distill, Pretrain, Prune, Recipe, Teach, Training
 from edgekit.records import Target, Use
 
 _NEEDED = {
@@ -46,20 +46,32 @@ def everything(
                     _further(recipe, further, base, data)
                 _also(step, base, data)
             case Pretrain():
+                from edgekit.pipeline import pretrain
+
                 _use("methods", step.method, "recipe: step pretrain: method")
+                pretrain.check(step, recipe, base, weights.locate(_teach(recipe), base))
+            case Augment():
+                from edgekit.pipeline import augment
+
+                augment.check(recipe, base)
             case Prune():
                 _use("criteria", step.criterion, "recipe: step prune: criterion")
                 if step.training:
                     _use("methods", step.method, "recipe: step prune: method")
             case _:
                 pass
-    teach = recipe.step[0]
-    assert isinstance(teach, Teach)  # the recipe's own validator saw to it
+    teach = _teach(recipe)
     config = weights.check(teach, base)
     _family(recipe, target, config)
     _space(weights.locate(teach, base), len(missing), store)
     data.count()
     data.examples("dev")
+
+
+def _teach(recipe: Recipe) -> Teach:
+    teach = recipe.step[0]
+    assert isinstance(teach, Teach)  # the recipe's own validator saw to it
+    return teach
 
 
 def _extras(missing: Sequence[Planned]) -> None:
