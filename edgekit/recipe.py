@@ -105,8 +105,8 @@ class _Smaller(_Step):
 
 
 class Pretrain(_Smaller):
-    """Train on the recipe's plain text, before the task: a student, or with neither `layers` nor `student` the teacher's own
-    language model, which later pretrain and augment steps use."""
+    """Train on the recipe's plain text, before the task: a student, or with neither `layers` nor `student` the
+    teacher's own language model, which later pretrain and augment steps use."""
 
     stage: Literal["pretrain"]
     method: Use = Use(name="masked_lm")
