@@ -84,7 +84,8 @@ def train(
         remove_unused_columns=False, ddp_find_unused_parameters=True, ddp_backend=backend,
     )  # fmt: skip
     checkpoint = _agreed_checkpoint(scratch)
-    along = _Along(training, exam, [len(batch) for batch in batches], objective, scratch)
+    sizes = [len(batch) for batch in batches]
+    along = _Along(training, exam, sizes, objective, scratch)
     with progress.bar(what, len(batches)) as show, Peak() as peak:
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
@@ -98,7 +99,7 @@ def train(
     if training.keep == "best" and curve:
         _load_best(objective, curve, scratch)
     return Trained(
-        examples=sum(map(len, batches[: trainer.state.global_step])), seconds=round(peak.seconds, 3),
+        examples=sum(sizes[: trainer.state.global_step]), seconds=round(peak.seconds, 3),
         peak_rss_bytes=peak.rss_bytes, curve=curve,
     )  # fmt: skip
 
