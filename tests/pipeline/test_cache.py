@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from edgekit import recipe as recipes
 from edgekit.errors import InputError
-from edgekit.pipeline import cache, encoded, models
+from edgekit.pipeline import Job, Made, TaskData, cache, distill, encoded, models
 from edgekit.pipeline.signals import Signals, Teacher, Wanted
+from edgekit.recipe import Distill, Recipe
+from edgekit.records import Artifact, Facts
 from edgekit.tasks import Feature, pad
 
 EVERYTHING: Wanted = frozenset({
@@ -286,6 +289,41 @@ def test_two_at_once(tmp_path: Path) -> None:
         batch = batch_of(features, chosen)
         same(again(batch, wanted), teacher_of(folder, features, tmp_path)[0].speaker(batch), wanted)
     assert again.spoken <= 8, "only what both wrote at the same moment may not fit its checksum"
+
+
+def test_a_training_with_kept_signals_is_that_with_live_ones(tmp_path: Path) -> None:
+    folder = tiny.make(tmp_path / "teacher", "bert", num_hidden_layers=4)
+    for name in ("train", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text("".join(
+            json.dumps({"text": text, "label": "negative" if "bad" in text else "positive"}) + "\n"
+            for text in tiny.TEXTS * 3
+        ))  # fmt: skip
+    training = {"epochs": 3, "batch_size": 4, "learning_rate": 1e-3, "precision": "float32"}
+    recipe = Recipe.model_validate({
+        "name": "x", "max_length": 32, "task": {"name": "text_classification"},
+        "data": {"name": "files", "train": "train.jsonl", "dev": "dev.jsonl"},
+        "step": [{"stage": "teach", "model": "teacher"}, {"stage": "distill", "layers": 2, "training": training}],
+    })  # fmt: skip
+    step = recipe.step[1]
+    assert isinstance(step, Distill)
+    facts = Facts(bytes=0, changed="")
+    artifact = Artifact(id="", name="", stage="", parents=(), files=(), facts=facts, seconds=0, versions={})
+    its = Made(artifact, folder)
+
+    def train(name: str, shared: Path | None) -> dict[str, torch.Tensor]:
+        data = TaskData(recipe, tmp_path, shared)
+        job = Job(recipe, recipes.target("host"), data, {"model": its, "teacher": its}, tmp_path, tmp_path / name)
+        torch.manual_seed(0)
+        student, _ = distill.new_student(step, models.load(folder, data.kind, data.labels), job)
+        features = data.features("train", folder)
+        distill.train_student(student, [folder], step.method, step.training, job, features)
+        return student.state_dict()
+
+    live, cold, warm = train("live", None), train("cold", tmp_path / "store"), train("warm", tmp_path / "store")
+    assert list((tmp_path / "store" / "signals").glob("*/hidden.4.32.f16"))
+    for name, weight in live.items():
+        assert torch.equal(cold[name], warm[name]), name
+        assert torch.allclose(cold[name], weight, atol=5e-4), name
 
 
 def test_the_folder_of_what_has_given_way_is_gone(tmp_path: Path) -> None:
