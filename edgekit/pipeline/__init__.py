@@ -186,7 +186,7 @@ class TaskData:
     def _identity(self, folder: Path) -> dict[str, Any]:
         """What makes the training features for the model in `folder`."""
         reader = [sha256(path) for path in sorted(folder.glob("*.json")) if path.name in _READERS]
-        source, versions = sources(module.__name__ for module, _ in (self._task, self._corpus))
+        source, versions = sources((encoded.__name__, *(module.__name__ for module, _ in (self._task, self._corpus))))
         code = {"source": source, "versions": versions, "max_length": self.recipe.max_length}
         return {"data": self.fingerprint, "labels": self.labels, "reader": reader, **code}
 

@@ -40,7 +40,7 @@ from edgekit.pipeline import Job, encoded
 from edgekit.pipeline.signals import Signals, Teacher, Wanted
 from edgekit.recipe import Training
 from edgekit.records import Kind
-from edgekit.store import key, sha256
+from edgekit.store import key, sha256, sources
 from edgekit.tasks import OUTPUTS, Feature
 
 _FREE = 0.9
@@ -88,6 +88,7 @@ class Cache:
             "sequences": identity,
             "rows": rows,
             "kind": teacher.kind,
+            "code": sources(("edgekit.pipeline.signals",)),
         }
         self.folder = root / key(meta)[:16]
         self._root, self._limit, self._rows, self._lengths = root, limit_gb * 1e9, rows, lengths
@@ -198,7 +199,7 @@ class Cache:
         """Make room for `files`, by removing what was used longest ago; or why that cannot be done."""
         needed = sum(file.bytes for file in files)
         if needed > self._limit:
-            return f"the teacher's signals would take {needed / 1e9:.1f} GB, cache_gb is {self._limit / 1e9:g}"
+            return f"the teacher's signals would take {needed / 1e9:.3g} GB, cache_gb is {self._limit / 1e9:g}"
         own = {file.path for file in files}
         new = needed - sum(path.stat().st_blocks * 512 for path in own if path.is_file())
         room = shutil.disk_usage(self._root).free * _FREE
