@@ -123,7 +123,7 @@ def together(
         return
     if _line.store is None:
         raise InputError(
-            "a build on several processes starts by the command, torchrun -m edgekit build, or by processes.run"
+            "only `torchrun -m edgekit build` (or `processes.run`) works on several processes; start this without"
         )
     order = {
         "recipe": data.recipe.model_dump(mode="json"),
@@ -153,7 +153,8 @@ def _connect() -> Any:
     store, number, world = next(rendezvous("env://"))
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        local = os.environ.setdefault("LOCAL_RANK", str(number))  # accelerate asks for it, too
+        torch.cuda.set_device(int(local) % torch.cuda.device_count())
     shared = PrefixStore("torch", store)
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", store=shared, rank=number, world_size=world)
     return PrefixStore("edgekit", store)
