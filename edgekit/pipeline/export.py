@@ -31,6 +31,8 @@ def refusal(config: Mapping[str, Any], lengths: Sequence[int], max_length: int) 
     """Why a model with this config.json cannot be exported for these lengths, and what would work; `None` if it can."""
     config = config.get("backbone") or config  # of a ladder
     name = str(config.get("model_type"))
+    if name == "edgekit-sequence":
+        return None
     if name not in FAMILIES:
         return f'the family "{name}" cannot be exported; these can, to every format: {", ".join(FAMILIES)}'
     if name == "vit":

@@ -26,7 +26,9 @@ _HEADS = {
     "sentence-embedding": "MODEL_MAPPING",
     "image-classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
 }
-_OWN: dict[Any, str] = {"edgekit-ladder": "edgekit.pipeline.ladders"}
+_OWN: dict[Any, str] = {
+    "edgekit-ladder": "edgekit.pipeline.ladders", "edgekit-sequence": "edgekit.pipeline.sequences",
+}  # fmt: skip
 """Families that are not transformers', by the model type in their config.json: the module with their `Config` and
 `model_class`. It is imported when there is such a model."""
 VOCABULARY_FILES = (
@@ -199,8 +201,11 @@ class Exportable(torch.nn.Module):
         return {name: {**found, **self.outputs(found, given)}[name] for name in self.output_names}
 
     def _additive(self, mask: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """[batch, 1, 1, length], 0 where a token is real; DeBERTa-v2 multiplies by its mask and takes it as it is."""
-        if mask is None or families.name(self.model.config) == "deberta-v2":
+        """[batch, 1, 1, length], 0 where a token is real; what multiplies by its mask takes it as it is: DeBERTa-v2
+        and models without attention.
+        """
+        family = families.name(self.model.config)
+        if mask is None or family == "deberta-v2" or family not in families.FAMILIES:
             return {}
         return {"attention_mask": (1.0 - mask[:, None, None, :].float()) * -1e4}
 

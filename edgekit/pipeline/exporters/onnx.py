@@ -6,6 +6,7 @@ loading, so the graph is left in standard operators, which every runtime and qua
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ class Params(Record):
 
 def export(model: Exportable, example: Mapping[str, torch.Tensor], lengths: Sequence[int], path: Path) -> None:
     """Write one file for all lengths, weights inside (beside it where they exceed protobuf's 2 GB)."""
+    own = getattr(model.model, "onnx_operators", dict[Any, Any])  # of a family that is edgekit's own
     names = {2: {0: "batch", 1: "length"}, 4: {0: "batch"}}
     program = torch.onnx.export(
         model,
@@ -32,6 +34,7 @@ def export(model: Exportable, example: Mapping[str, torch.Tensor], lengths: Sequ
         output_names=list(model.output_names),
         dynamic_shapes={name: names[tensor.ndim] for name, tensor in example.items()},
         opset_version=_OPSET,
+        custom_translation_table=own(),
         dynamo=True,
         verbose=False,
     )

@@ -12,11 +12,12 @@ x8 is unsigned with a zero point. Its range is that of the tensor at hand (`dyna
 MatMulInteger) or the one seen in calibration (`static`: QuantizeLinear and DequantizeLinear before a MatMul).
 ONNX Runtime fuses either into one integer kernel that gives floats, so outputs, normalisations and residual sums
 are not rounded: rounding them is what ruins a static transformer. An embedding looks up int8 rows and multiplies
-each by its scale. A convolution (a ViT's patches) stores int8 and computes in float.
+each by its scale. A convolution (a ViT's patches) and a GRU store int8 and compute in float.
 
-Weights that several layers share (ALBERT's) are quantized once, for all of them. torch's exporter leaves those as the
-module has them, [out, in], with a Transpose behind; that is taken as a constant here. What is then still a float
-matrix, and was not to be, is an error: a form of layer that this module overlooks.
+Weights that several layers share (ALBERT's) are quantized once, for all of them. torch's exporter leaves large ones as
+the module has them with a Transpose behind, or of a GRU a Split and a Concat; what comes of those is taken as a
+constant here. What is then still a float matrix, and was not to be, is an error: a form of layer that this module
+overlooks.
 
 The graph is edited here rather than by `onnxruntime.quantization`, which fails in shape inference on the Gemm of
 torch's exporter, gives a whole embedding one scale, and leaves files behind when it fails.
@@ -35,7 +36,10 @@ from edgekit.records import Record
 from edgekit.tasks import Arrays
 
 _LINEAR, _LOOKED_UP = 63, 127  # the greatest int8 of a weight that is multiplied, and of one that is not
-_WEIGHT = {"MatMul": 1, "MatMulInteger": 1, "Gemm": 1, "Conv": 1, "Gather": 0}  # which input of a node it is
+_WEIGHT = {  # which inputs of a node they are
+    "MatMul": (1,), "MatMulInteger": (1,), "Gemm": (1,), "Conv": (1,), "Gather": (0,), "GRU": (1, 2),
+}  # fmt: skip
+_ARRANGED = ("Transpose", "Split", "Slice", "Concat", "Unsqueeze")  # done here where all that they take is constant
 _SAME = ("Transpose", "Reshape", "Identity", "Cast", "Unsqueeze", "Squeeze")  # what gives the weights that it takes
 
 
@@ -55,9 +59,11 @@ def layers(path: Path) -> tuple[Layer, ...]:
     found: dict[str, Layer] = {}
     counted: set[tuple[str, str]] = set()
     for node in model.graph.node:
-        if (weight := _weight(node, weights)) is not None and (_layer(node), weight.name) not in counted:
-            dtype = "int8" if weight.data_type == onnx.TensorProto.INT8 else "float32"
+        for weight in _weights(node, weights):
             name = _layer(node)
+            if (name, weight.name) in counted:
+                continue
+            dtype = "int8" if weight.data_type == onnx.TensorProto.INT8 else "float32"
             counted.add((name, weight.name))
             before = found[name].elements if name in found else 0
             found[name] = Layer(name, dtype, before + int(np.prod(weight.dims)))
@@ -65,23 +71,26 @@ def layers(path: Path) -> tuple[Layer, ...]:
 
 
 def _read(path: Path) -> Any:
-    """The model, with each Transpose of a constant done: the transposed constant has the name of its output."""
+    """The model, with what only arranges constants done: the result is a constant with the name of the output."""
     import onnx
+    from onnx.reference import ReferenceEvaluator
 
     model = onnx.load(path)
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    done = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in constants]
-    for node in done:
-        order = next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == "perm"), None)
-        turned = np.ascontiguousarray(np.transpose(onnx.numpy_helper.to_array(constants[node.input[0]]), order))
-        graph.initializer.append(onnx.numpy_helper.from_array(turned, node.output[0]))
-        graph.node.remove(node)
-    if done:
+    arranged = 0
+    for node in list(graph.node):
+        if node.op_type in _ARRANGED and all(name in constants for name in node.input):
+            given = {name: onnx.numpy_helper.to_array(constants[name]) for name in node.input}
+            values: Any = ReferenceEvaluator(node).run(None, given)
+            for name, value in zip(node.output, values, strict=True):
+                constants[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(value), name)
+            graph.node.remove(node)
+            arranged += 1
+    if arranged:
         used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        kept = [tensor for tensor in graph.initializer if tensor.name in used]
         del graph.initializer[:]
-        graph.initializer.extend(kept)
+        graph.initializer.extend(tensor for name, tensor in constants.items() if name in used)
     return model
 
 
@@ -96,7 +105,7 @@ def calibrate(source: Path, rows: Iterable[Arrays]) -> Ranges:
 
     model = _read(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    linear = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and _weight(n, weights) is not None]
+    linear = [n for n in model.graph.node if n.op_type in ("MatMul", "Gemm") and _weights(n, weights)]
     names = list(dict.fromkeys(node.input[0] for node in linear))
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
@@ -122,16 +131,19 @@ def quantize(source: Path, path: Path, ranges: Ranges | None = None, keep_float:
     model = _read(source)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     chosen = {
-        i: onnx.numpy_helper.to_array(weight)
+        i: [onnx.numpy_helper.to_array(weight) for weight in found]
         for i, node in enumerate(model.graph.node)
-        if (weight := _weight(node, weights)) is not None and _layer(node) not in keep_float
+        if _layer(node) not in keep_float and (found := _weights(node, weights))
     }
-    rewrite = {"MatMul": _Edit.linear, "Gemm": _Edit.linear, "Gather": _Edit.embedding, "Conv": _Edit.convolution}
+    rewrite: dict[str, Any] = {
+        "MatMul": _Edit.linear, "Gemm": _Edit.linear, "Gather": _Edit.embedding, "Conv": _Edit.convolution,
+        "GRU": _Edit.recurrence,
+    }  # fmt: skip
     edit = _Edit(ranges)
     for i, node in enumerate(model.graph.node):
         if i in chosen:
             edit.origin = node
-            rewrite[node.op_type](edit, node, chosen[i])
+            rewrite[node.op_type](edit, node, *chosen[i])
         else:
             edit.nodes.append(node)
     _check(edit.nodes, weights, keep_float)
@@ -156,9 +168,9 @@ def _check(nodes: Iterable[Any], weights: Mapping[str, Any], keep_float: Collect
     for node in nodes:
         if node.op_type in _SAME and node.input[0] in matrix:
             matrix[node.output[0]] = matrix[node.input[0]]
-        place = _WEIGHT.get(node.op_type)
-        if place is not None and _layer(node) not in keep_float and (name := matrix.get(node.input[place])):
-            left[name] = int(np.prod(weights[name].dims)) * 4
+        for place in _WEIGHT.get(node.op_type, ()):
+            if _layer(node) not in keep_float and (name := matrix.get(node.input[place])):
+                left[name] = int(np.prod(weights[name].dims)) * 4
     if left:
         raise NotGoodEnough(
             f"{sum(left.values()):,} bytes of weights would stay float32, {', '.join(list(left)[:3])} among them: they "
@@ -251,26 +263,34 @@ class _Edit:
         scales = self.node("Unsqueeze", [scales, last], [f"{output}_scales"])
         self.node("Mul", [found, scales], [output])
 
+    def recurrence(self, node: Any, inner: np.ndarray, own: np.ndarray) -> None:
+        """A GRU: what multiplies its input, and its state; [directions, 3 * features, width] each."""
+        for place, weight in ((1, inner), (2, own)):
+            name = node.input[place]
+            w8, scale = self.weight(name, weight, axis=1, most=_LOOKED_UP)
+            node.input[place] = self.node("DequantizeLinear", [w8, scale], [f"{name}_again"], axis=1)
+        self.nodes.append(node)
+
     def convolution(self, node: Any, weight: np.ndarray) -> None:
         w8, scale = self.weight(node.input[1], weight, axis=0, most=_LOOKED_UP)
         node.input[1] = self.node("DequantizeLinear", [w8, scale], [f"{node.output[0]}_weight"], axis=0)
         self.nodes.append(node)
 
 
-def _weight(node: Any, weights: Mapping[str, Any]) -> Any:
-    """The constant weights of a node that is a layer, of those given by name; `None` for any other node."""
+def _weights(node: Any, weights: Mapping[str, Any]) -> list[Any]:
+    """The constant weights of a node that is a layer, of those given by name; none for any other node."""
     import onnx
 
-    place = _WEIGHT.get(node.op_type)
-    weight = weights.get(node.input[place]) if place is not None else None
-    if weight is None or weight.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8):
-        return None
+    found: list[Any] = [weights.get(node.input[place]) for place in _WEIGHT.get(node.op_type, ())]
+    if any(w is None or w.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.INT8) for w in found):
+        return []
     plain = {
         "Gemm": _attribute(node, "transA", 0) == 0 and _attribute(node, "alpha", 1) == _attribute(node, "beta", 1) == 1,
         "Gather": _attribute(node, "axis", 0) == 0,
     }
-    right_rank = len(weight.dims) > 2 if node.op_type == "Conv" else len(weight.dims) == 2
-    return weight if right_rank and plain.get(node.op_type, True) else None
+    rank = 3 if node.op_type in ("Conv", "GRU") else 2
+    right_rank = all(len(w.dims) == rank or (node.op_type == "Conv" and len(w.dims) > rank) for w in found)
+    return found if right_rank and plain.get(node.op_type, True) else []
 
 
 def _attribute(node: Any, name: str, default: float) -> float:

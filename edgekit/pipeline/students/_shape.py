@@ -38,13 +38,18 @@ class Shape(Record):
 
 def refusal(shape: Shape, config: Mapping[str, Any]) -> str | None:
     """Why no student of this shape can stand in for a model with this config.json; `None` where one can."""
+    if shape.width % shape.heads:
+        return f"width = {shape.width} is not a multiple of heads = {shape.heads}; each head has an equal share"
+    return unread(config)
+
+
+def unread(config: Mapping[str, Any]) -> str | None:
+    """Why no student can read what a model with this config.json reads; `None` where one can."""
     name = str((config.get("backbone") or config).get("model_type"))
     if name not in families.FAMILIES:
         return f'the family "{name}" is not known; these are: {", ".join(families.FAMILIES)}'
     if not families.FAMILIES[name].vocabulary:
         return f"{name} has no vocabulary and this student reads token ids; ask for layers instead"
-    if shape.width % shape.heads:
-        return f"width = {shape.width} is not a multiple of heads = {shape.heads}; each head has an equal share"
     return None
 
 
@@ -104,6 +109,16 @@ def start_embeddings(student: PreTrainedModel, model: PreTrainedModel) -> None:
 
 _PROJECTIONS = ("embeddings_project", "encoder.embedding_hidden_mapping_in", "embeddings.embed_proj")
 """From factorised embeddings to the hidden width: of ELECTRA, ALBERT and DeBERTa-v2."""
+
+
+@torch.no_grad()
+def start_words(embedding: Any, model: PreTrainedModel) -> None:
+    """Set word embeddings [vocabulary, width] by the truncated decomposition of `model`'s."""
+    source = _embedded(model)
+    words = _table(source, source.get_input_embeddings())
+    assert words is not None  # every model that reads tokens has them
+    turned = words @ directions(words, embedding.embedding_dim)
+    embedding.weight[:, : turned.shape[1]] = turned
 
 
 def _table(model: PreTrainedModel, embedding: Any) -> Tensor | None:
