@@ -54,6 +54,22 @@ class Signals:
         return query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
 
 
+class _Attention(dict[int, Tensor]):
+    """Queries, keys or values by layer; of a family whose attention is not known there are none to ask for."""
+
+    def __init__(self, family: str) -> None:
+        super().__init__()
+        self.family = family
+
+    def __missing__(self, layer: int) -> Tensor:
+        if self:
+            raise KeyError(layer)
+        raise InputError(
+            f'a loss reads attention, and a model of the family "{self.family}" gives none; take losses that read '
+            "outputs or hidden states"
+        )
+
+
 class Speaker(torch.nn.Module):
     """A model that gives `Signals` for a batch. Gradients flow if the model trains."""
 
@@ -93,9 +109,7 @@ class Speaker(torch.nn.Module):
         if mask is None:
             mask = torch.ones(hidden[0].shape[:2], dtype=torch.long, device=hidden[0].device)
         said = {module: iter(calls) for module, calls in heard.items()}
-        queries: dict[int, Tensor] = {}
-        keys: dict[int, Tensor] = {}
-        values: dict[int, Tensor] = {}
+        queries, keys, values = (_Attention(self.model.config.model_type) for _ in range(3))
         for number, layer in enumerate(self.layers, 1):  # shared modules (ALBERT) have spoken once a layer, in order
             for kept, module in ((queries, layer.query), (keys, layer.key), (values, layer.value)):
                 kept[number] = _split_heads(next(said[module]), layer.head_size)

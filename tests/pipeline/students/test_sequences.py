@@ -10,6 +10,7 @@ import student_checks as students
 import torch
 
 from edgekit import infer
+from edgekit.errors import InputError
 from edgekit.pipeline import models
 from edgekit.pipeline.signals import Speaker
 from edgekit.records import Kind
@@ -36,6 +37,8 @@ def test_every_kind_comes_back_and_teaches(name: str, kind: Kind, tmp_path: Path
     assert said.depth == 2
     assert [said.hidden[i].shape[-1] for i in range(3)] == [10, SIZES[name]["width"], SIZES[name]["width"]]
     assert models.input_names(loaded) == ("input_ids", "attention_mask")
+    with pytest.raises(InputError, match='reads attention, and a model of the family "edgekit-sequence" gives none'):
+        said.scores(1)
     for output in said.outputs.values():
         output.sum().backward(retain_graph=True)
 
