@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, distill, language, models, text, weights
+from edgekit.pipeline import Job, distill, language, models, preflight, processes, text, weights
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.signals import Speaker, Teacher
 from edgekit.pipeline.training import train
@@ -47,6 +47,7 @@ def run(step: Pretrain, job: Job) -> Facts:
     method, params = plugins.use("methods", step.method, "recipe: step pretrain: method")
     lesson = Lesson(Speaker(student, kind), (Teacher(teacher, kind, labels),), features, kind, job.recipe.seed)
     objective = method.objective(params, lesson)
+    warnings = processes.agree(lambda: preflight.check(objective, lesson, features, step.training, job))
     trained = train(
         objective, features, step.training,
         pad_id=models.pad_id(student), seed=job.recipe.seed, scratch=job.scratch, what="pretrain",
@@ -60,7 +61,7 @@ def run(step: Pretrain, job: Job) -> Facts:
         bytes=size,
         trained=trained,
         changed=f"{made}, {step.method.name}, {trained.examples} sequences of text",
-        notes=_language(getattr(objective, "head", None), student, job),
+        notes=(*warnings, *_language(getattr(objective, "head", None), student, job)),
     )
 
 
