@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from edgekit import infer
 from edgekit.errors import InputError
-from edgekit.pipeline import families
+from edgekit.pipeline import families, processes
 from edgekit.records import Kind
 from edgekit.tasks import OUTPUTS, Arrays, Predict
 
@@ -143,7 +143,11 @@ def _check_whole(model: PreTrainedModel, info: dict[str, Any], folder: Path, new
 
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write config.json and model.safetensors."""
-    model.save_pretrained(folder)
+    saved: Any = model
+    if processes.rank():  # transformers lets no process but 0 write, and this one has a folder of its own
+        saved.should_save_on_this_rank = lambda is_main_process: True
+    saved.save_pretrained(folder)
+    vars(saved).pop("should_save_on_this_rank", None)
 
 
 def copy_processor(source: Path, out: Path) -> None:
