@@ -92,18 +92,26 @@ def quantize(source: Path, path: Path, ranges: Ranges | None = None, keep_float:
             quantizer.add_static_config(".*", name, activation_num_bits=8, weight_num_bits=8)
         else:
             quantizer.add_dynamic_config(".*", name, num_bits=8)
-    for _, tensors, op, _ in _operators(_read(source)):
-        if _layer(tensors, op) in keep_float:
-            # a scope is the names of an operator's outputs, each with a semicolon behind it
-            scope = f"^{re.escape(_name(tensors[op.outputs[0]]))};"
-            quantizer.update_quantization_recipe(
-                scope, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
-            )
+    for scope in _in_float(_read(source), keep_float):
+        quantizer.update_quantization_recipe(
+            scope, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
     # the library's form of a range
     known = {n: {"min": np.array([[low]]), "max": np.array([[high]])} for n, (low, high) in (ranges or {}).items()}
     with progress.quiet():  # a bar, and a warning for each weight that signatures share
         result = quantizer.quantize(known or None, enable_progress_report=False)
     path.write_bytes(result.quantized_model or b"")
+
+
+def _in_float(model: Any, keep_float: Collection[str]) -> list[str]:
+    """What stays float, as patterns of scopes: the names of an operator's outputs, each with a semicolon behind it.
+
+    Beside the layers asked for, the products of two activations that the library would take for layers: attention with
+    one head is written so.
+    """
+    kept = [(tensors, op) for _, tensors, op, _ in _operators(model) if _layer(tensors, op) in keep_float]
+    kept += [(tensors, op) for _, tensors, op, kind in _operators(model, constant=False) if kind == "FULLY_CONNECTED"]
+    return [f"^{re.escape(_name(tensors[op.outputs[0]]))};" for tensors, op in kept]
 
 
 def _read(path: Path) -> Any:
@@ -112,8 +120,8 @@ def _read(path: Path) -> Any:
     return flatbuffer_utils.read_model(str(path))
 
 
-def _operators(model: Any) -> Iterator[tuple[int, Any, Any, str]]:
-    """(subgraph, its tensors, operator, kind) of every operator with constant weights, in graph order."""
+def _operators(model: Any, constant: bool = True) -> Iterator[tuple[int, Any, Any, str]]:
+    """(subgraph, its tensors, operator, kind) of every operator with (or without) constant weights, in graph order."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator
 
     codes = {getattr(BuiltinOperator, kind): kind for kind in _KINDS}
@@ -123,8 +131,8 @@ def _operators(model: Any) -> Iterator[tuple[int, Any, Any, str]]:
             if kind:
                 weight = graph.tensors[op.inputs[1]]
                 buffer = model.buffers[weight.buffer]
-                constant = (buffer.data is not None and len(buffer.data)) or buffer.offset > 1
-                if constant and weight.type in _dtypes():
+                has_data = bool(buffer.data is not None and len(buffer.data)) or buffer.offset > 1
+                if has_data == constant and weight.type in _dtypes():
                     yield number, graph.tensors, op, kind
 
 
