@@ -65,6 +65,7 @@ def test_sizes_fall_with_width_and_depth(tmp_path: Path) -> None:
             out.mkdir()
             work = Job(job.recipe, job.target, job.data, job.parents, out, job.scratch)
             sizes[width, depth] = extract.run(Extract(stage="extract", width=width, depth=depth), work).bytes
+    assert "dynabert" not in json.loads((tmp_path / "1.0-1.0" / "config.json").read_text())
     assert sizes[0.5, 0.5] < sizes[1.0, 0.5] < sizes[1.0, 1.0]
     assert sizes[0.5, 0.5] < sizes[0.5, 1.0] < sizes[1.0, 1.0]
 
