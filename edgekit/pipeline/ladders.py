@@ -13,6 +13,7 @@ The side network is the backbone's own family, so its layers, masks and biases a
 model type `edgekit-ladder` and the backbone's whole configuration under `backbone`; `models.load` builds it.
 """
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,17 +35,25 @@ _SEEN = (
 
 
 class Config(PreTrainedConfig):
-    """`backbone`: its config.json. `reduction`: r. `every`: a side layer stands at every so many backbone layers."""
+    """`backbone`: its config.json. `reduction`: r. `every`: a side layer stands at every so many backbone layers.
+    `kind`: the head's.
+    """
 
     model_type = "edgekit-ladder"
 
     def __init__(
-        self, backbone: Mapping[str, Any] | None = None, reduction: int = 8, every: int = 1, **kwargs: Any
+        self,
+        backbone: Mapping[str, Any] | None = None,
+        reduction: int = 8,
+        every: int = 1,
+        kind: Kind = "sentence-embedding",
+        **kwargs: Any,
     ) -> None:
         its: Any = families.full(backbone) if backbone else PreTrainedConfig()
         kwargs |= {name: getattr(its, name) for name in _SEEN if hasattr(its, name)}
         super().__init__(**kwargs)
         self.backbone, self.reduction, self.every = dict(backbone or {}), reduction, every
+        self.kind: Kind = kind
 
     def whole(self) -> PreTrainedConfig:
         """The backbone's configuration, with the labels of the ladder."""
@@ -148,7 +157,8 @@ class Rails(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
         """What a base model gives; `hidden_states` are the backbone's."""
         kwargs = {name: value for name, value in kwargs.items() if name not in ("output_hidden_states", "return_dict")}
-        with torch.no_grad():
+        # frozen weights make no graph either; but in a file, what ran under no_grad has lost its modules' names
+        with torch.no_grad() if self.training else contextlib.nullcontext():
             states = self.backbone(*args, **kwargs, output_hidden_states=True, return_dict=True).hidden_states
         fed = self.side.embeddings.fed
         fed.first = self.down[0](states[0])

@@ -62,7 +62,8 @@ def config(params: Params, config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel:
     """A ladder beside `model`, whose head it takes over; only the ladder and the head are to be trained."""
-    ladder: Any = models.new(ladders.Config(**config(params, model.config.to_dict())), kind)
+    values: dict[str, Any] = {**config(params, model.config.to_dict()), "kind": kind}
+    ladder: Any = models.new(ladders.Config(**values), kind)
     rails = ladder.base_model
     # the very tensors, since they will not change: a second copy would cost what the ladder is to save
     rails.backbone.load_state_dict(_without(model.base_model, "pooler."), assign=True)

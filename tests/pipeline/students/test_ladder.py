@@ -10,6 +10,7 @@ import pytest
 import student_checks as students
 import torch
 
+from edgekit import plugins
 from edgekit import recipe as recipes
 from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, build, check, families, models
@@ -49,12 +50,14 @@ def test_a_ladder_beside_every_family(family: str, tmp_path: Path) -> None:
             n for n, _ in each.named_parameters() if "patch_embeddings" in n
         }
     batch = tensors(loaded, kind)
-    theirs, mine = Speaker(model, kind).eval()(batch), Speaker(loaded, kind).train()(batch)
-    assert mine.depth == 2 and list(mine.hidden) == [0, 1, 2]
-    for layer, states in theirs.hidden.items():  # of the backbone, without dropout, without a graph
-        torch.testing.assert_close(mine.hidden[layer], states)
-        assert not mine.hidden[layer].requires_grad
-    assert all(output.requires_grad for output in mine.outputs.values())
+    theirs = Speaker(model, kind).eval()(batch)
+    for speaker in (Speaker(loaded, kind).train(), Speaker(loaded, kind).eval()):
+        mine = speaker(batch)
+        assert mine.depth == 2 and list(mine.hidden) == [0, 1, 2]
+        for layer, states in theirs.hidden.items():  # of the backbone, without dropout, without a graph
+            torch.testing.assert_close(mine.hidden[layer], states)
+            assert not mine.hidden[layer].requires_grad
+        assert all(output.requires_grad for output in mine.outputs.values())
 
 
 def test_it_computes_what_the_paper_says(tmp_path: Path) -> None:
@@ -148,12 +151,20 @@ def test_the_backbone_keeps_no_activations(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "format"), [("bert", "onnx"), ("deberta-v2", "onnx"), ("vit", "onnx"), ("mpnet", "tflite")]
+    ("family", "format"),
+    [
+        ("bert", "onnx"),
+        pytest.param("deberta-v2", "onnx", marks=pytest.mark.slow),
+        ("vit", "onnx"),
+        ("mpnet", "tflite"),
+    ],
 )
 def test_a_ladder_as_a_file(family: str, format: str, tmp_path: Path) -> None:
     kind = KINDS[family]
     _, model = students.teacher(tmp_path / "teacher", family, kind, num_hidden_layers=1)
-    students.exports(students.build("ladder", model, kind, reduction=4), kind, tmp_path, format, int8=True)
+    path = students.exports(students.build("ladder", model, kind, reduction=4), kind, tmp_path, format, int8=True)
+    names = [layer.name for layer in plugins.load("quantizers", format).layers(path)]
+    assert any("backbone" in name and name.endswith(("query", "q", "query_proj", "q_proj")) for name in names)
 
 
 def test_taught_by_the_stages_it_is_a_teacher_too(tmp_path: Path) -> None:
