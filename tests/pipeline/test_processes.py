@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import families as tiny
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,6 +46,10 @@ learning_rate = 1e-3
 precision = "float32"
 evaluate = 30
 callback = { name = "own.log" }
+[[step]]
+stage = "prune"
+layers = 1
+training = { epochs = 1, batch_size = 6, precision = "float32" }
 """
 LOSSES = '[{ name = "kl" }, { name = "cross_entropy" }, { name = "hidden_mse" }]'
 CALLBACK = """
@@ -76,7 +81,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     off: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     tiny.make(folder / "teacher", "bert", labels=LABELS, num_hidden_layers=4, **off)
-    rows = [{"text": text, "label": "bad" if "bad" in text else "good"} for text in tiny.TEXTS * 9][:61]
+    random = np.random.default_rng(0)
+    words = [*" ".join(tiny.TEXTS).split(), *["bad"] * 6]
+    texts = [" ".join(random.choice(words, size)) for size in random.integers(3, 14, 61)]
+    rows = [{"text": text, "label": "bad" if "bad" in text else "good"} for text in texts]
     for name in ("train", "dev"):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "recipe.toml").write_text(RECIPE.replace("LOSSES", LOSSES))
@@ -90,11 +98,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def started(
-    folder: Path, store: str, launcher: Sequence[str] = (), recipe: str = "recipe", **env: str
-) -> Generator[subprocess.Popen[str]]:
+    folder: Path, store: str, launcher: Sequence[str] = (), recipe: str = "recipe", until: str = "distill",
+    **env: str,
+) -> Generator[subprocess.Popen[str]]:  # fmt: skip
     """`edgekit build` in a session of its own, all of which is gone after the block."""
     (folder / "tmp").mkdir(exist_ok=True)
-    build = ["command.py", "build", f"{recipe}.toml", "--store", store, "--until", "distill", "--json"]
+    build = ["command.py", "build", f"{recipe}.toml", "--store", store, "--until", until, "--json"]
     own = {
         "PYTHONPATH": f"{ROOT}:{folder}", "TMPDIR": str(folder / "tmp"), "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
@@ -150,15 +159,15 @@ def done(process: subprocess.Popen[str]) -> Done:
     return Done(process.returncode, out, err)
 
 
-def built(folder: Path, store: str, launcher: Sequence[str] = (), **env: str) -> dict[str, Any]:
-    with started(folder, store, launcher, **env) as process:
+def built(folder: Path, store: str, launcher: Sequence[str] = (), until: str = "distill") -> dict[str, Any]:
+    with started(folder, store, launcher, until=until) as process:
         found = done(process)
     assert found.code == 0, found.err
     return json.loads(found.out)
 
 
-def weights(folder: Path, store: str) -> dict[str, torch.Tensor]:
-    (student,) = (folder / store).glob("distill-*")
+def weights(folder: Path, store: str, stage: str = "distill") -> dict[str, torch.Tensor]:
+    (student,) = (folder / store).glob(f"{stage}-*")
     return load_file(student / "model.safetensors")
 
 
@@ -171,16 +180,18 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Any]:
-    return built(folder, "alone")
+    return built(folder, "alone", until="prune")
 
 
 def test_two_processes_give_what_one_gives(folder: Path, alone: dict[str, Any]) -> None:
-    found = built(folder, "two", torchrun())
+    found = built(folder, "two", torchrun(), until="prune")
     teacher = load_file(folder / "teacher" / "model.safetensors")
     start = {n: teacher[n] for n in weights(folder, "alone")}
     assert distance(start, weights(folder, "alone")) > 0.02, "it learnt something"
     assert distance(weights(folder, "two"), weights(folder, "alone")) < 1e-3
-    one, two = (each["stages"][-1] for each in (alone, found))
+    assert distance(weights(folder, "two", "prune"), weights(folder, "alone", "prune")) < 1e-3
+    _, one, _ = alone["stages"]
+    _, two, _ = found["stages"]
     assert two["score"] == pytest.approx(one["score"], abs=0.02)
     assert two["trained"]["examples"] == one["trained"]["examples"] == 305
     for here, there in zip(two["trained"]["curve"], one["trained"]["curve"], strict=True):
@@ -190,7 +201,7 @@ def test_two_processes_give_what_one_gives(folder: Path, alone: dict[str, Any]) 
 def test_only_one_process_writes(folder: Path, alone: dict[str, Any]) -> None:
     """The stores of one and of two processes hold the same files, and nothing is left elsewhere."""
     if not (folder / "two").is_dir():
-        built(folder, "two", torchrun())
+        built(folder, "two", torchrun(), until="prune")
 
     def names(store: str) -> set[str]:
         root = folder / store
