@@ -165,8 +165,7 @@ class _Told(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        gradients, ctx.gradients = ctx.gradients, None
-        return None, None, *(each if each is None else each.mul_(outer[0]) for each in gradients)
+        return None, None, *(each if each is None else outer[0] * each for each in ctx.gradients)
 
 
 def _add(

@@ -13,8 +13,9 @@ Xu et al., "BERT-of-Theseus: Compressing BERT by Progressive Module Replacing", 
 for replacing and fine-tuning, 3.3 for p: constant with `growth = 0` (0.5 in the paper), or the curriculum; from where
 its p is 1 the student learns alone. Where the student's layers do not divide the teacher's, part i ends with TinyBERT's
 g(i), rounded up: six layers in four parts are 2, 1, 2, 1. Rows without labels (sentence embeddings) learn the mean
-squared error to the teacher's outputs in the task's place. Which parts are replaced depends on the seed and t alone, so
-a run that goes on from a checkpoint, or on several processes, replaces the same.
+squared error to the teacher's outputs in the task's place. A batch in which nothing is replaced would teach nothing, so
+its parts are drawn again. The draw depends on the seed and t alone: a run that goes on from a checkpoint, or on several
+processes, replaces the same.
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,7 @@ from edgekit.records import Record
 class Params(Record):
     """The probability that a part is replaced, over the training."""
 
-    probability: float = Field(default=0.3, gt=0, le=1)
+    probability: float = Field(default=0.3, ge=0.01, le=1)
     """At the start: b in the paper."""
     growth: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """By how much it grows over the whole training, up to 1: k in the paper times the number of steps."""
@@ -69,8 +70,6 @@ class _Theseus(nn.Module):
             loss = self._loss(student, batch)
         finally:
             setattr(encoder, name, own)
-        if not any(gone):  # nothing ran that learns; its gradients are 0, and a backward pass must find them
-            loss = loss + 0 * torch.stack([parameter.sum() for parameter in own.parameters()]).sum()
         return {"loss": loss, "terms": {"task": loss.detach()}}
 
     def _loss(self, mixed: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
@@ -93,10 +92,15 @@ def parts(student: int, teacher: int) -> tuple[range, ...]:
 
 
 def replaced(params: Params, progress: float, seed: int, number: int) -> list[bool]:
-    """Which of `number` parts the student's layers stand in for at `progress`, 0 to 1, through the training."""
+    """Which of `number` parts the student's layers stand in for at `progress`, 0 to 1, through the training.
+
+    Each with probability p; a draw of none is drawn again.
+    """
     probability = min(1.0, params.growth * progress + params.probability)
     random = np.random.default_rng((seed, int(progress * 2**52)))
-    return (random.random(number) < probability).tolist()
+    while not (gone := random.random(number) < probability).any():
+        pass
+    return gone.tolist()
 
 
 def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
