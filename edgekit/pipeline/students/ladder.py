@@ -55,7 +55,7 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
 
 def config(params: Params, config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The ladder's config.json."""
-    labels = {name: config.get(name) for name in ("id2label", "label2id")}
+    labels: dict[str, Any] = {name: config.get(name) for name in ("id2label", "label2id")}
     made = ladders.Config(backbone=config, reduction=params.reduction, every=params.every, **labels)
     return made.to_dict()
 
