@@ -266,9 +266,9 @@ def test_a_full_disk_is_an_error_that_the_store_knows(tmp_path: Path) -> None:
     teacher, kept = teacher_of(folder, features, tmp_path)
     wanted: Wanted = frozenset({("hidden", 2)})
     teacher(batch_of(features, [0, 1]), wanted)
-    file = kept._files["hidden.2"]
+    file = kept._files["hidden.2"]  # pyright: ignore[reportPrivateUsage]
     with open("/dev/full", "r+b", buffering=0) as full:  # every write to it fails as a full disk does
-        os.dup2(full.fileno(), file._data)
+        os.dup2(full.fileno(), file._data)  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(OSError, match="No space left"):
         teacher(batch_of(features, [2, 3]), wanted)
 
