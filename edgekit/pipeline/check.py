@@ -63,6 +63,7 @@ def everything(
     teach = _teach(recipe)
     config = weights.check(teach, base)
     _family(recipe, target, config)
+    _extract(recipe)
     _space(weights.locate(teach, base), len(missing), store)
     data.count()
     data.examples("dev")
@@ -108,6 +109,9 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
             student, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
             refused = student.refusal(params, config)
             config = config if refused else student.config(params, config)
+        if refused is None and isinstance(step, Distill):
+            method, params = plugins.use("methods", step.method, "recipe: step distill: method")
+            refused = method.refusal(params, config) if hasattr(method, "refusal") else None
         if refused is None and step.stage == "export":
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
@@ -149,6 +153,12 @@ def _also(step: Distill, base: Path, data: TaskData) -> None:
         further = data.along(also.name)
         further.count()
         further.examples("dev")
+
+
+def _extract(recipe: Recipe) -> None:
+    from edgekit.pipeline import extract
+
+    extract.check(recipe.step)
 
 
 def _space(teacher: Path, artifacts: int, store: Path) -> None:
