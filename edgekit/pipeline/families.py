@@ -28,6 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 
+from edgekit.pipeline import low_rank
 from edgekit.recipe import Distill, Pretrain, Prune, Step
 
 
@@ -316,48 +317,10 @@ def pruned(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> type
             if getattr(config, "pruned_heads", None):
                 _take_heads(self, _heads(config))
             if rank := getattr(config, "low_rank", None):
-                for owner, name, linear in low_rank_linears(self, rank):
-                    setattr(owner, name, LowRank(linear.in_features, rank["rank"], linear.out_features))
+                low_rank.build(self, own_layers(self), rank)
 
     Pruned.__name__ = Pruned.__qualname__ = model_class.__name__
     return Pruned
-
-
-class LowRank(nn.Module):
-    """Two linears in the place of one: y = U (V x) + b, V [rank, in], U [out, rank]."""
-
-    def __init__(self, in_features: int, rank: int, out_features: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        self.v = nn.Linear(in_features, rank, bias=False)
-        self.u = nn.Linear(rank, out_features)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., in] to [..., out]."""
-        return self.u(self.v(x))
-
-
-def low_rank_linears(model: PreTrainedModel, low_rank: Mapping[str, Any]) -> list[tuple[nn.Module, str, nn.Linear]]:
-    """The linears that `low_rank` of config.json makes two: the module that holds each, its name there, and itself.
-
-    `rank`; `parts`: `attention`, `feed_forward` or `all`. A linear that two of this rank would not be smaller than
-    stays.
-    """
-    rank, parts = low_rank["rank"], low_rank["parts"]
-    chosen: set[nn.Module] = set()
-    for layer in own_layers(model):
-        if parts != "feed_forward":
-            chosen |= {layer.query, layer.key, layer.value, layer.output}
-        if parts != "attention":
-            chosen |= {linear for pair in layer.feed_forward for linear in pair}
-    return [
-        (owner, name, linear)
-        for owner in model.modules()
-        for name, linear in owner.named_children()
-        if linear in chosen
-        and isinstance(linear, nn.Linear)
-        and rank * (linear.in_features + linear.out_features) < linear.in_features * linear.out_features
-    ]
 
 
 def keep_neurons(model: PreTrainedModel, keep: Sequence[Sequence[Sequence[int]]]) -> None:

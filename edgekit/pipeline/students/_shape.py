@@ -6,7 +6,9 @@ w, which Eckart and Young (1936) show to be its truncated singular value decompo
     E_w = E V_w  [vocabulary, w],   V_w the w right singular vectors of the greatest singular values
 
 so the products e_i . e_j between tokens, on which attention rests, change least. Positions and segments, which are
-added to tokens, are turned by the same V_w. Layers, and what is wider than the model's embeddings, start at random.
+added to tokens, are turned by the same V_w. On SST-2 (4 layers x 312 of a MiniLM, kd on 3,200 examples, one seed) it
+gives an accuracy of .782 for .509 of a random start; a random rotation behind it changes nothing (.775). Layers, and
+what is wider than the model's embeddings, start at random.
 """
 
 from collections.abc import Mapping

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from edgekit.pipeline import families
+from edgekit.pipeline import families, low_rank
 from edgekit.records import Kind, Record
 
 
@@ -62,17 +62,17 @@ def build(params: Params, model: PreTrainedModel, kind: Kind) -> PreTrainedModel
     student = copy.deepcopy(model)
     made: Any = student.config
     made.low_rank = config(params, {})["low_rank"]
-    for owner, name, linear in families.low_rank_linears(student, made.low_rank):
+    for owner, name, linear in list(low_rank.linears(student, families.own_layers(student), made.low_rank)):
         setattr(owner, name, split(linear, params.rank))
     return student
 
 
 @torch.no_grad()
-def split(linear: nn.Linear, rank: int) -> families.LowRank:
+def split(linear: nn.Linear, rank: int) -> low_rank.LowRank:
     """The best two linears of `rank` for one."""
     left, values, right = torch.linalg.svd(linear.weight.double(), full_matrices=False)
     root = values[:rank].sqrt()
-    thin = families.LowRank(linear.in_features, rank, linear.out_features)
+    thin = low_rank.LowRank(linear.in_features, rank, linear.out_features)
     thin.u.weight.copy_(left[:, :rank] * root)
     thin.v.weight.copy_(root[:, None] * right[:rank])
     thin.u.bias.copy_(linear.bias)

@@ -9,6 +9,7 @@ import student_checks as students
 import torch
 
 from edgekit.pipeline import families, models
+from edgekit.pipeline.low_rank import LowRank
 from edgekit.pipeline.signals import Speaker
 from edgekit.recipe import Prune
 
@@ -27,7 +28,7 @@ def test_every_family(family: str, tmp_path: Path) -> None:
             pair for m, t in zip(mine.feed_forward, its.feed_forward, strict=True) for pair in zip(m, t, strict=True)
         ]
         for thin, linear in pairs:
-            assert isinstance(thin, families.LowRank)
+            assert isinstance(thin, LowRank)
             weight = linear.weight.detach().numpy().astype(np.float64)
             u, s, vt = np.linalg.svd(weight)
             best = (u[:, :3] * s[:3]) @ vt[:3]
@@ -45,12 +46,12 @@ def test_a_model_of_that_rank_stays_what_it_is(tmp_path: Path) -> None:
             linear.weight = torch.nn.Parameter(thin)
     student = students.build("low_rank", model, rank=5, parts="feed_forward")
     assert isinstance(families.layers(student)[0].query, torch.nn.Linear)
-    assert all(isinstance(linear, families.LowRank) for linear in families.layers(student)[0].feed_forward[0])
+    assert all(isinstance(linear, LowRank) for linear in families.layers(student)[0].feed_forward[0])
     batch = students.batch(model, "text-classification")
     mine, its = (models.runner(m, "text-classification")(batch)["logits"] for m in (student, model))
     np.testing.assert_allclose(mine, its, atol=1e-5)
     attention = students.build("low_rank", model, rank=4, parts="attention")
-    assert isinstance(families.layers(attention)[0].query, families.LowRank)
+    assert isinstance(families.layers(attention)[0].query, LowRank)
     assert isinstance(families.layers(attention)[0].feed_forward[0].up, torch.nn.Linear)
 
 
@@ -61,7 +62,7 @@ def test_a_matrix_that_would_not_be_smaller_stays(tmp_path: Path) -> None:
     )  # [32, 32] would have 1088 weights for 1024, [48, 32] 1360 for 1536
     layer = families.layers(student)[0]
     assert isinstance(layer.query, torch.nn.Linear)
-    assert isinstance(layer.feed_forward[0].down, families.LowRank)
+    assert isinstance(layer.feed_forward[0].down, LowRank)
     students.comes_back(student, "text-classification", tmp_path / "student")
 
 
