@@ -97,7 +97,9 @@ class Cache:
         self._files: dict[str, _File] = {}
         self._chosen: dict[Wanted, list[_File] | None] = {}
         self._ends: dict[_Per, np.ndarray] = {}
-        self._make()
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".lock"):
+            self._make()
 
     def close(self) -> None:
         """Let go of the files, which may then give way to others."""
@@ -127,11 +129,11 @@ class Cache:
         return self._read(files, rows, batch, teacher)
 
     def _make(self) -> None:
-        """Make the folder where it is missing, and refuse it where it is another's."""
+        """Make the folder where it is missing, and refuse it where it is another's; the lock is held."""
         self.folder.mkdir(parents=True, exist_ok=True)
         meta = self.folder / "meta.json"
         if not meta.is_file():
-            new = meta.with_suffix(f".{os.getpid()}")
+            new = meta.with_suffix(".new")
             new.write_text(self._meta)
             new.replace(meta)
         elif meta.read_text() != self._meta:
