@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -26,6 +26,8 @@ from edgekit.errors import InputError
 from edgekit.store import key
 from edgekit.tasks import Feature
 
+_BLOCK = 4096
+"""How many sequences are read at a time where only their tokens matter."""
 _KEPT = 8
 """How many sets stay on disk, those used last."""
 
@@ -65,6 +67,18 @@ class Encoded(Sequence[Feature]):
             part, _, name = name.partition(".")
             parts[part][name] = np.asarray(value)
         return Feature(parts["inputs"], int(example), parts["labels"])
+
+    def tokens(self) -> Iterator[np.ndarray]:
+        """The ids of all tokens, int32, of some thousand sequences at a time."""
+        place = 1 + len(self._scalars), self._arrays.index("inputs.input_ids")
+        for first in range(0, self._rows, _BLOCK):
+            rows = min(_BLOCK, self._rows - first)
+            ends = self._files[1].read(np.int64, first, rows + 1)
+            block = self._files[0].read(np.int32, int(ends[0]), int(ends[-1] - ends[0]))
+            lengths = (np.diff(ends) - place[0]) // len(self._arrays)
+            starts = ends[:-1] - ends[0] + place[0] + place[1] * lengths  # of each sequence's ids in the block
+            before = np.cumsum(lengths) - lengths
+            yield block[np.repeat(starts - before, lengths) + np.arange(lengths.sum())]
 
     def lengths(self) -> np.ndarray:
         """The number of tokens of each sequence, int32."""
@@ -169,6 +183,22 @@ def lengths(features: Sequence[Feature]) -> np.ndarray | None:
     if "input_ids" not in features[0].inputs:
         return None
     return np.fromiter((len(feature.inputs["input_ids"]) for feature in features), np.int32, len(features))
+
+
+def counts(features: Sequence[Feature]) -> np.ndarray:
+    """How often each id of a token stands in sequences of text, int64, up to the highest that does."""
+    found = np.zeros(0, np.int64)
+    if isinstance(features, Encoded):
+        blocks = features.tokens()
+    else:
+        each = iter(features)
+        chunks = iter(lambda: list(itertools.islice(each, _BLOCK)), [])
+        blocks = (np.concatenate([feature.inputs["input_ids"] for feature in chunk]) for chunk in chunks)
+    for ids in blocks:
+        here = np.bincount(ids, minlength=len(found))
+        here[: len(found)] += found
+        found = here
+    return found
 
 
 def fingerprint(features: Sequence[Feature]) -> str:

@@ -45,7 +45,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from edgekit import plugins, progress
 from edgekit.errors import InputError
-from edgekit.pipeline import encoded, processes
+from edgekit.pipeline import encoded, occurring, processes
 from edgekit.pipeline.layout import layout
 from edgekit.recipe import Training
 from edgekit.records import Point, Score, Trained
@@ -86,7 +86,7 @@ def train(
     checkpoint = _agreed_checkpoint(scratch)
     sizes = [len(batch) for batch in batches]
     along = _Along(training, exam, sizes, objective, scratch)
-    with progress.bar(what, len(batches)) as show, Peak() as peak:
+    with progress.bar(what, len(batches)) as show, Peak() as peak, occurring.only(objective, features):
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
             data_collator=_only, callbacks=[_Watch(show, objective), along],
@@ -94,10 +94,10 @@ def train(
         trainer.model_accepts_loss_kwargs = False  # a batch holds nothing but its rows
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
         trainer.train(resume_from_checkpoint=checkpoint)
+        curve = _curve(trainer.state)
+        if training.keep == "best" and curve:
+            _load_best(objective, curve, scratch)
     objective.to("cpu").eval()
-    curve = _curve(trainer.state)
-    if training.keep == "best" and curve:
-        _load_best(objective, curve, scratch)
     return Trained(
         examples=sum(sizes[: trainer.state.global_step]), seconds=round(peak.seconds, 3),
         peak_rss_bytes=peak.rss_bytes, curve=curve,
@@ -275,6 +275,7 @@ class _Along(TrainerCallback):
         if state.global_step not in self.steps or self.exam is None:
             return
         self.exam.model.eval()
+        occurring.settle(self.objective)
         shown, score = sum(self.sizes[: state.global_step]), self.exam.score().value
         state.log_history.append({"step": state.global_step, "examples": shown, "dev_score": score})
         curve = _curve(state)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from edgekit.errors import InputError
-from edgekit.pipeline import models
+from edgekit.pipeline import encoded, models
 from edgekit.tasks import Feature
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
@@ -34,8 +34,7 @@ def kept(folder: Path, config: PreTrainedConfig, features: Sequence[Feature], mi
     Raises `InputError` where `folder` has no tokenizer.json of a kind that can be cut.
     """
     spec = _read(folder)
-    counts = np.bincount(np.concatenate([feature.inputs["input_ids"] for feature in features]))
-    keep = {int(i) for i in np.flatnonzero(counts >= min_count)}
+    keep = {int(i) for i in np.flatnonzero(encoded.counts(features) >= min_count)}
     keep |= {token["id"] for token in spec["added_tokens"]} | set(_named(config).values())
     keep |= set(range((config.pad_token_id or 0) + 1))
     keep |= _alphabet(spec["model"])
