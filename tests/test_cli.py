@@ -124,6 +124,10 @@ def two_prunes(project: Path) -> None:
     edit('[[step]]\nstage = "export"', prunes + '[[step]]\nstage = "export"')(project)
 
 
+def distill(lines: str) -> Callable[[Path], None]:
+    return edit('[[step]]\nstage = "export"', f'[[step]]\nstage = "distill"\n{lines}\n[[step]]\nstage = "export"')
+
+
 def prune(line: str) -> Callable[[Path], None]:
     return edit('[[step]]\nstage = "export"', f'[[step]]\nstage = "prune"\n{line}\n[[step]]\nstage = "export"')
 
@@ -150,6 +154,14 @@ MALFORMED: dict[str, tuple[Callable[[Path], None], str]] = {
     "vocabulary cut too early": (two_prunes, "last distill or prune step"),
     "unknown criterion": (prune('neurons = 8\ncriterion = { name = "tailor" }'), 'did you mean "taylor"?'),
     "more heads than there are": (prune("heads = 64"), "64"),
+    "a loss on a layer that is not there": (
+        distill('layers = 1\nmethod = { name = "kd", losses = [{ name = "hidden_mse", layers = [[2, 2]] }] }'),
+        "hidden_mse: layers: [2, 2] matches nothing",
+    ),
+    "attention of a student that has none": (
+        distill('student = { name = "bigru" }\nmethod = { name = "kd", losses = [{ name = "attention_mse" }] }'),
+        'the family "edgekit-sequence" gives none',
+    ),
     "absent data": (remove("train.jsonl"), "train.jsonl"),
     "empty data": (write("dev.jsonl", b""), "dev"),
     "a label outside the set": (edit('["bad", "good"]', '["bad", "fine"]'), "good"),

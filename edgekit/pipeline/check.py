@@ -103,19 +103,47 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
     """Refuse a family that a later step cannot take, by name."""
     from edgekit.pipeline import export, families
 
+    teacher = config
     for step in recipe.step:
         refused = families.refusal(config, step)
         if isinstance(step, Teach | Pretrain | Distill) and step.student:
             student, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
             refused = student.refusal(params, config)
             config = config if refused else student.config(params, config)
+            teacher = config if isinstance(step, Teach) else teacher
         if refused is None and isinstance(step, Distill):
+            _losses(step, config, teacher)
             method, params = plugins.use("methods", step.method, "recipe: step distill: method")
             refused = method.refusal(params, config) if hasattr(method, "refusal") else None
         if refused is None and step.stage == "export":
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
             raise InputError(f"recipe: step {step.stage}: {refused}")
+
+
+def _losses(step: Distill, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
+    """Refuse losses on layers that are not there and on attention that a student does not tell of, by the config.json
+    of both."""
+    from edgekit.pipeline import families
+
+    def depth(config: Mapping[str, Any]) -> int:
+        own = config["model_type"] == "edgekit-sequence"
+        return config["num_hidden_layers"] if own else families.full(config).num_hidden_layers
+
+    _, params = plugins.use("methods", step.method, "recipe: step distill: method")
+    for use in getattr(params, "losses", ()):
+        where = f"recipe: step distill: method: {use.name}"
+        loss, its = plugins.use("losses", use, where)
+        try:
+            reads = loss.reads(its, step.layers or depth(student), depth(teacher))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        family = student["model_type"]
+        if family not in families.FAMILIES and any(part not in ("outputs", "hidden") for part, _ in reads):
+            raise InputError(
+                f'{where}: reads attention, and a student of the family "{family}" gives none; take losses that read '
+                "outputs or hidden states"
+            )
 
 
 def _further(recipe: Recipe, further: Teach, base: Path, data: TaskData) -> None:

@@ -15,7 +15,7 @@ from edgekit.pipeline.methods import Further, Lesson
 from edgekit.pipeline.signals import Speaker, Teacher, uniform_map
 from edgekit.pipeline.training import Exam, train
 from edgekit.recipe import Also, Distill, Pretrain, Training
-from edgekit.records import Facts, Trained, Use
+from edgekit.records import Facts, Kind, Trained, Use
 from edgekit.tasks import Feature
 
 
@@ -51,8 +51,7 @@ def run(step: Distill, job: Job) -> Facts:
 def new_student(step: Distill | Pretrain, model: PreTrainedModel, job: Job) -> tuple[PreTrainedModel, str]:
     """The student that a step asks for, made from the `model` before it, and a line on what it is."""
     if step.student:
-        made, params = plugins.use("students", step.student, f"recipe: step {step.stage}: student")
-        student = made.build(params, model, job.data.kind)
+        student = built(step.student, model, job.data.kind, f"recipe: step {step.stage}: student")
         return student, f"{step.student.name}: {models.parameters(student) / 1e6:.1f} M parameters"
     before = model.config.num_hidden_layers
     layers = step.layers or before
@@ -61,6 +60,15 @@ def new_student(step: Distill | Pretrain, model: PreTrainedModel, job: Job) -> t
     kept = start(step.start, layers, before)
     student = families.with_layers(model, kept) if layers < before else model
     return student, f"layers {before} -> {layers} (from {', '.join(str(layer + 1) for layer in kept)})"
+
+
+def built(use: Use, model: PreTrainedModel, kind: Kind, where: str) -> PreTrainedModel:
+    """The student of `students/` that `use` names, made from `model`; `where` is the recipe's place of it. Raises
+    `InputError` where there can be none."""
+    made, params = plugins.use("students", use, where)
+    if refused := made.refusal(params, model.config.to_dict()):
+        raise InputError(f"{where}: {refused}")
+    return made.build(params, model, kind)
 
 
 def _further(also: Also, student: PreTrainedModel, job: Job) -> Further:

@@ -206,13 +206,14 @@ def _on_meta(source: str) -> Any:
     """The model without weights."""
     try:
         import torch
-        import transformers
         from huggingface_hub.errors import StrictDataclassError
+        from transformers import AutoConfig
+
+        from edgekit.pipeline import models
     except ModuleNotFoundError as error:
         raise InputError(
             f"{source}: inspecting a model folder needs {error.name}: pip install 'edgekit[build]'"
         ) from None
-    from edgekit.pipeline import families
 
     folder = Path(source)
     if not folder.exists() and (source.count("/") > 1 or source.startswith((".", "/", "~"))):
@@ -220,14 +221,10 @@ def _on_meta(source: str) -> Any:
     if folder.exists() and not (folder / "config.json").is_file():
         raise InputError(f"{source}: is neither a model folder (it has no config.json) nor a bundle (no manifest.json)")
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(source)
-        wanted = (config.architectures or ["AutoModel"])[0]
+        config: Any = models.configuration(folder) if folder.exists() else AutoConfig.from_pretrained(source)
         config._attn_implementation = "eager"  # whose multiplications are plain matrix products, which are counted
-        found: Any = getattr(transformers, wanted, None)
-        if found is None or wanted == "AutoModel":
-            found = transformers.MODEL_MAPPING[type(config)]
         with torch.device("meta"):
-            return families.pruned(found, config)(config).eval()
+            return models.named_class(config)(config).eval()
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         said = str(error).strip().splitlines()[0]
         raise InputError(f"{source}: no model can be built from its config.json: {said}") from None

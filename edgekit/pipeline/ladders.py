@@ -221,4 +221,4 @@ def model_class(kind: Kind, config: Config) -> type[Ladder]:
     found = models.task_class(whole, kind)
     prefix = "task" if kind == "sentence-embedding" else f"task.{found.base_model_prefix}"
     values = {"_task": staticmethod(found), "base_model_prefix": prefix, "main_input_name": found.main_input_name}
-    return type("Ladder", (Ladder,), values)
+    return type(models.class_name("Ladder", kind), (Ladder,), values)

@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import transformers
@@ -118,6 +118,32 @@ def task_class(config: PreTrainedConfig, kind: Kind, folder: Path = Path()) -> t
     if type(config) not in known:
         raise InputError(f'{folder / "config.json"}: the family "{config.model_type}" has no model for {kind}')
     return families.pruned(known[type(config)], config)
+
+
+def class_name(family: str, kind: Kind) -> str:
+    """What a class of edgekit's own is called in config.json, as transformers calls its own.
+
+    >>> class_name("Ladder", "text-classification")
+    'LadderForTextClassification'
+    """
+    return f"{family}For{kind.title().replace('-', '')}"
+
+
+def named_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that config.json names, for a folder whose task is not known; the encoder where it names none. Raises
+    `ValueError` where there is no such class."""
+    name = (config.architectures or [""])[0]
+    if config.model_type in _OWN:
+        kinds: dict[str, Kind] = {class_name(name.partition("For")[0], kind): kind for kind in get_args(Kind)}
+        if name not in kinds:
+            raise ValueError(f'no model of the family "{config.model_type}" is called "{name}"')
+        return task_class(config, kinds[name])
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
+        if type(config) not in transformers.MODEL_MAPPING:
+            raise ValueError(f'the family "{config.model_type}" has no model')
+        found = transformers.MODEL_MAPPING[type(config)]
+    return families.pruned(found, config)
 
 
 def _short(error: Exception) -> str:

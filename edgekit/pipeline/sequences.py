@@ -203,6 +203,8 @@ class SequenceModel(PreTrainedModel):
 
 def model_class(kind: Kind, config: Config) -> type[SequenceModel]:
     """The class that `models.load` and `models.new` build. Raises `InputError` for images."""
+    from edgekit.pipeline import models
+
     if kind == "image-classification":
         raise InputError("a model of word embeddings cannot read images; leave the student out")
-    return type("SequenceModel", (SequenceModel,), {"_kind": kind})
+    return type(models.class_name("Sequence", kind), (SequenceModel,), {"_kind": kind})

@@ -2,9 +2,8 @@
 
 import torch
 
-from edgekit import plugins
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, models, weights
+from edgekit.pipeline import Job, distill, models, weights
 from edgekit.pipeline.methods import Lesson, supervised
 from edgekit.pipeline.signals import Speaker
 from edgekit.pipeline.training import Exam, train
@@ -28,8 +27,7 @@ def run(step: Teach, job: Job) -> Facts:
                 f"recipe: step teach: {job.recipe.task.name} has no labels to train on; remove its training"
             )
         if step.student:
-            made, params = plugins.use("students", step.student, "recipe: step teach: student")
-            model = made.build(params, model, job.data.kind)
+            model = distill.built(step.student, model, job.data.kind, "recipe: step teach: student")
         kind = job.data.kind
         lesson = Lesson(Speaker(model, kind), (), features, kind, job.recipe.seed)
         trained = train(

@@ -10,11 +10,14 @@ import families
 import numpy as np
 import onnx
 import pytest
+import student_checks as students
 from onnx import helper, numpy_helper
 
 from edgekit.errors import InputError
+from edgekit.pipeline import models
 from edgekit.pipeline.inspect import Inspection, Module, inspect, lines
 from edgekit.pipeline.quantizers import tflite as quantizer
+from edgekit.records import Kind
 
 HIDDEN, NEURONS, LAYERS = 32, 48, 2
 
@@ -184,3 +187,26 @@ def test_weights_that_stand_behind_the_flatbuffer_are_counted(tmp_path: Path) ->
     rows = [line.split() for line in lines(whole).splitlines()]
     assert ["bytes", "of", "size", "share"] in rows
     assert any(row[:3] == ["layer", "1", "feed-forward"] and row[-1].endswith("%") for row in rows)
+
+
+@pytest.mark.parametrize("name", ["bigru", "cnn", "ladder"])
+@pytest.mark.parametrize("kind", ["token-classification", "sentence-embedding"])
+def test_families_of_our_own(name: str, kind: Kind, tmp_path: Path) -> None:
+    _, model = students.teacher(tmp_path / "teacher", "bert", kind)
+    student = students.build(name, model, kind)
+    models.save(student, tmp_path / "student")
+    (tmp_path / "student" / "model.safetensors").unlink()  # config.json is all that is read
+    found = inspect(str(tmp_path / "student"), 32)
+    assert found.parameters == sum(weight.numel() for weight in student.parameters())
+    assert found.family == student.config.model_type and found.flops is None
+
+
+def test_a_class_that_is_no_model_is_not_built(bert: Path, tmp_path: Path) -> None:
+    config = json.loads((bert / "config.json").read_text())
+    for family, name in (("bert", "Trainer"), ("edgekit-sequence", "Trainer")):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": family, "architectures": [name]}))
+        if family == "bert":
+            assert inspect(str(tmp_path), 32).tree.kind == "BertModel"
+        else:
+            with pytest.raises(InputError, match='no model of the family "edgekit-sequence" is called "Trainer"'):
+                inspect(str(tmp_path), 32)

@@ -4,12 +4,34 @@ Scores [batch, heads, length, length] are those before the softmax, q·k / sqrt(
 positions. A padded token is no key (it gets no probability) and no query (its row does not count).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from edgekit.errors import InputError
-from edgekit.pipeline.losses._params import dot, mean_square, product, same_tokens
-from edgekit.pipeline.signals import Signals
+from edgekit.pipeline.losses._params import Matched, dot, mean_square, pairs, product, same_tokens
+from edgekit.pipeline.signals import Signals, Wanted
+
+
+class Params(Matched):
+    """Which layers' scores are compared."""
+
+
+def reads(params: Params, student: int, teacher: int) -> Wanted:
+    """The teacher's attention scores of the pairs of layers."""
+    return frozenset(("scores", its) for _, its in pairs(params.layers, student, teacher))
+
+
+def over_pairs(
+    name: str, params: Params, student: Signals, teacher: Signals, compared: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The sum over the pairs of layers of what `compared` says of their scores, for the loss `name`."""
+    terms = [
+        compared(scores(name, student, layer), scores(name, teacher, its))
+        for layer, its in pairs(params.layers, student.depth, teacher.depth)
+    ]
+    return torch.stack(terms).sum()
 
 
 def scores(name: str, signals: Signals, layer: int) -> Tensor:

@@ -9,27 +9,18 @@ TextBrewer leaves that to the scores that it is given.
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._attention import cross_entropy, scores
-from edgekit.pipeline.losses._params import Matched, pairs
-from edgekit.pipeline.signals import Signals, Wanted
+from edgekit.pipeline.losses._attention import Params, cross_entropy, over_pairs, reads
+from edgekit.pipeline.signals import Signals
 
-
-class Params(Matched):
-    """Which layers are compared."""
-
-
-def reads(params: Params, student: int, teacher: int) -> Wanted:
-    """The teacher's attention scores of the pairs."""
-    return frozenset(("scores", its) for _, its in pairs(params.layers, student, teacher))
+__all__ = ["Params", "loss", "reads"]
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
     """A scalar: the mean over unpadded queries, summed over the pairs of layers."""
-    terms: list[Tensor] = []
-    for layer, its_layer in pairs(params.layers, student.depth, teacher.depth):
-        mine, its = scores("attention_ce_mean", student, layer), scores("attention_ce_mean", teacher, its_layer)
-        terms.append(cross_entropy(mine.mean(1, keepdim=True), its.mean(1, keepdim=True), student.mask))
-    return torch.stack(terms).sum()
+
+    def compared(mine: Tensor, its: Tensor) -> Tensor:
+        return cross_entropy(mine.mean(1, keepdim=True), its.mean(1, keepdim=True), student.mask)
+
+    return over_pairs("attention_ce_mean", params, student, teacher, compared)

@@ -8,29 +8,20 @@ mean over heads of both sides is compared, as there are no pairs of heads any mo
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._attention import scores, squared
-from edgekit.pipeline.losses._params import Matched, pairs
-from edgekit.pipeline.signals import Signals, Wanted
+from edgekit.pipeline.losses._attention import Params, over_pairs, reads, squared
+from edgekit.pipeline.signals import Signals
 
-
-class Params(Matched):
-    """Which layers are compared."""
-
-
-def reads(params: Params, student: int, teacher: int) -> Wanted:
-    """The teacher's attention scores of the pairs."""
-    return frozenset(("scores", its) for _, its in pairs(params.layers, student, teacher))
+__all__ = ["Params", "loss", "reads"]
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
     """A scalar: mean squares over heads and pairs of unpadded tokens, summed over the pairs of layers."""
-    terms: list[Tensor] = []
-    for layer, its_layer in pairs(params.layers, student.depth, teacher.depth):
-        mine, its = scores("attention_mse", student, layer), scores("attention_mse", teacher, its_layer)
+
+    def compared(mine: Tensor, its: Tensor) -> Tensor:
         if mine.shape[1] != its.shape[1]:
             mine, its = mine.mean(1, keepdim=True), its.mean(1, keepdim=True)
-        terms.append(squared(mine, its, student.mask))
-    return torch.stack(terms).sum()
+        return squared(mine, its, student.mask)
+
+    return over_pairs("attention_mse", params, student, teacher, compared)

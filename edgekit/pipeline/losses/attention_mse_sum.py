@@ -8,27 +8,18 @@ asked to be as much larger as they are fewer; `attention_mse` then compares the 
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from edgekit.pipeline.losses._attention import scores, squared
-from edgekit.pipeline.losses._params import Matched, pairs
-from edgekit.pipeline.signals import Signals, Wanted
+from edgekit.pipeline.losses._attention import Params, over_pairs, reads, squared
+from edgekit.pipeline.signals import Signals
 
-
-class Params(Matched):
-    """Which layers are compared."""
-
-
-def reads(params: Params, student: int, teacher: int) -> Wanted:
-    """The teacher's attention scores of the pairs."""
-    return frozenset(("scores", its) for _, its in pairs(params.layers, student, teacher))
+__all__ = ["Params", "loss", "reads"]
 
 
 def loss(params: Params, student: Signals, teacher: Signals, batch: Mapping[str, Tensor]) -> Tensor:
     """A scalar: mean squares over pairs of unpadded tokens, summed over the pairs of layers."""
-    terms: list[Tensor] = []
-    for layer, its_layer in pairs(params.layers, student.depth, teacher.depth):
-        mine, its = scores("attention_mse_sum", student, layer), scores("attention_mse_sum", teacher, its_layer)
-        terms.append(squared(mine.sum(1, keepdim=True), its.sum(1, keepdim=True), student.mask))
-    return torch.stack(terms).sum()
+
+    def compared(mine: Tensor, its: Tensor) -> Tensor:
+        return squared(mine.sum(1, keepdim=True), its.sum(1, keepdim=True), student.mask)
+
+    return over_pairs("attention_mse_sum", params, student, teacher, compared)
