@@ -138,7 +138,7 @@ def named_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         if name not in kinds:
             raise ValueError(f'no model of the family "{config.model_type}" is called "{name}"')
         return task_class(config, kinds[name])
-    found = getattr(transformers, name, None)
+    found: Any = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         if type(config) not in transformers.MODEL_MAPPING:
             raise ValueError(f'the family "{config.model_type}" has no model')

@@ -229,11 +229,11 @@ def test_later_steps_are_checked_against_the_student(
     """Before any work: there is no data."""
     tiny.make(tmp_path / "model", "bert")
     later = [{"stage": "prune", **prune}] if prune else []
-    method = {"name": "kd", "losses": [{"name": "kl"}]}
+    distill = {"stage": "distill", "student": student, "method": {"name": "kd", "losses": [{"name": "kl"}]}}
     recipe = Recipe.model_validate({
         "name": "x", "max_length": 32, "task": {"name": "text_classification"},
         "data": {"name": "files", "train": "none.jsonl", "dev": "none.jsonl"},
-        "step": [{"stage": "teach", "model": "model"}, {"stage": "distill", "student": student, "method": method}, *later],
+        "step": [{"stage": "teach", "model": "model"}, distill, *later],
     })  # fmt: skip
     missing = [Planned("teach", "teach", recipe.step[0])]
     with pytest.raises(InputError, match=message):
