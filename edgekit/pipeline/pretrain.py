@@ -38,7 +38,7 @@ def run(step: Pretrain, job: Job) -> Facts:
     torch.manual_seed(job.recipe.seed)  # the task's head, and what is new in a student, start at random
     check(step, job.recipe, job.data.base, source)
     model = models.load(source, kind, labels, new_head=True)
-    features = list(text.features(job.recipe, job.data.base, source))
+    features = text.stored(job.recipe, job.data.base, source, job.data.shared)
     teacher = job.scratch / "teacher"  # the base has no head for the task, and a teacher is loaded with one
     teacher.mkdir(exist_ok=True)
     _write(model, source, teacher)

@@ -8,7 +8,7 @@ Rows follow each other with the tokenizer's closing token between them, over the
 of Liu et al., "RoBERTa", 2019, section 4.2. Rows are read and encoded as a stream.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ import numpy as np
 from edgekit import plugins
 from edgekit.corpora import Split
 from edgekit.errors import InputError, nearest
+from edgekit.pipeline import encoded
 from edgekit.recipe import Recipe, Text
+from edgekit.store import sha256, sources
 from edgekit.tasks import Feature, Row
 
+_FILE = "tokenizer.json"
 _AT_ONCE = 1000
 
 
@@ -48,12 +51,26 @@ def features(recipe: Recipe, base: Path, folder: Path, split: Split = "train") -
         raise InputError(f"recipe: text: its {split} split holds no text; add some")
 
 
+def stored(recipe: Recipe, base: Path, folder: Path, shared: Path | None) -> Sequence[Feature]:
+    """The sequences of the training split, kept under `shared` and read one by one; without it, a list of them."""
+    found = features(recipe, base, folder)
+    if shared is None or recipe.text is None:
+        return list(found)
+    corpus, params = plugins.use("corpora", recipe.text.data, "recipe: text")
+    source, versions = sources((__name__, encoded.__name__, corpus.__name__))
+    ingredients = {
+        "text": corpus.fingerprint(params, base), "column": recipe.text.column, "max_length": recipe.max_length,
+        "tokenizer": sha256(folder / _FILE), "source": source, "versions": versions,
+    }  # fmt: skip
+    return encoded.stored(shared / "encoded", ingredients, iter(lambda: list(islice(found, _AT_ONCE)), []))
+
+
 def tokenizer(folder: Path) -> Any:
     """The tokenizer in `folder`, which neither pads nor cuts, and takes a text's first word as one inside a text."""
     from tokenizers import Tokenizer
     from tokenizers.pre_tokenizers import ByteLevel
 
-    path = folder / "tokenizer.json"
+    path = folder / _FILE
     if not path.is_file():
         raise InputError(
             f"{path}: there is no such file, so text cannot be encoded; a pretrain step needs a text model with a "

@@ -14,6 +14,7 @@ from edgekit import recipe as recipes
 from edgekit import systems
 from edgekit.errors import InputError
 from edgekit.pipeline import Job, Made, TaskData, build, language, models, pretrain, text
+from edgekit.pipeline.encoded import Encoded
 from edgekit.recipe import Pretrain, Recipe
 from edgekit.records import Artifact, Facts
 from edgekit.store import Store
@@ -50,7 +51,7 @@ def run(folder: Path, step: dict[str, Any], language_model: Path | None = None, 
     scratch = out.with_name(f"scratch-{out.name}")
     out.mkdir()
     scratch.mkdir()
-    job = Job(recipe, recipes.target("host"), TaskData(recipe, folder), parents, out, scratch)
+    job = Job(recipe, recipes.target("host"), TaskData(recipe, folder, folder / "shared"), parents, out, scratch)
     return pretrain.run(found, job), out
 
 
@@ -67,6 +68,11 @@ def test_text_is_packed_without_a_gap(tmp_path: Path) -> None:
     assert {len(feature.inputs["input_ids"]) for feature in found[:-1]} == {16}
     assert all(f.inputs["input_ids"][0] == 2 and f.inputs["input_ids"][-1] == 3 for f in found)
     assert [feature.example for feature in found] == list(range(len(found)))
+    stored = text.stored(recipe_in(tmp_path, {"stage": "pretrain"}), tmp_path, folder, tmp_path / "shared")
+    assert isinstance(stored, Encoded) and len(stored) == len(found)
+    for kept, own in zip(stored, found, strict=True):
+        assert kept.inputs.keys() == own.inputs.keys() and kept.example == own.example
+        assert all(np.array_equal(kept.inputs[name], own.inputs[name]) for name in own.inputs)
 
 
 @pytest.mark.parametrize("family", tiny.TEXT_FAMILIES)
