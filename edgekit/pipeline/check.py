@@ -9,7 +9,7 @@ from typing import Any
 from edgekit import plugins
 from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, weights
-from edgekit.recipe import Augment, Distill, Pretrain, Prune, Recipe, Teach, Training
+from edgekit.recipe import Augment, Distill, Pretrain, Prune, Recipe, Step, Teach, Training
 from edgekit.records import Target, Use
 
 _NEEDED = {
@@ -111,6 +111,8 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
             refused = student.refusal(params, config)
             config = config if refused else student.config(params, config)
             teacher = config if isinstance(step, Teach) else teacher
+        if refused is None and config["model_type"] == "edgekit-ladder":
+            refused = _ladder(step)
         if refused is None and isinstance(step, Distill):
             _losses(step, config, teacher)
             method, params = plugins.use("methods", step.method, "recipe: step distill: method")
@@ -119,6 +121,15 @@ def _family(recipe: Recipe, target: Target, config: Mapping[str, Any]) -> None:
             refused = export.refusal(config, target.lengths, recipe.max_length)
         if refused:
             raise InputError(f"recipe: step {step.stage}: {refused}")
+
+
+def _ladder(step: Step) -> str | None:
+    """Why a ladder, whose backbone is frozen, cannot be trained by a step; `None` where it can."""
+    from edgekit.pipeline import joint
+
+    if isinstance(step, Pretrain):
+        return "a ladder's hidden states are its frozen backbone's, so nothing in it would learn; take another student"
+    return joint.LADDER if isinstance(step, Distill) and step.also else None
 
 
 def _losses(step: Distill, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
@@ -138,8 +149,10 @@ def _losses(step: Distill, student: Mapping[str, Any], teacher: Mapping[str, Any
             reads = loss.reads(its, step.layers or depth(student), depth(teacher))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        family = student["model_type"]
-        if family not in families.FAMILIES and any(part not in ("outputs", "hidden") for part, _ in reads):
+        family, parts = student["model_type"], {part for part, _ in reads}
+        if family == "edgekit-ladder" and parts - {"outputs"}:
+            raise InputError(f"{where}: reads layers, and a ladder's are its frozen backbone's; read outputs")
+        if family not in families.FAMILIES and parts - {"outputs", "hidden"}:
             raise InputError(
                 f'{where}: reads attention, and a student of the family "{family}" gives none; take losses that read '
                 "outputs or hidden states"

@@ -225,6 +225,8 @@ def refusal(config: Mapping[str, Any], step: Step) -> str | None:
     if not isinstance(step, Distill | Pretrain | Prune) or (isinstance(step, Distill | Pretrain) and step.student):
         return None
     name = str(config.get("model_type"))
+    if name.startswith("edgekit-") and isinstance(step, Distill | Pretrain) and not step.layers:
+        return None  # trained as it is
     if name not in FAMILIES:
         return f'the family "{name}" is not known; these are: {", ".join(FAMILIES)}'
     try:

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from edgekit import progress
 from edgekit.pipeline import families, models
+from edgekit.pipeline.losses import cross_entropy
+from edgekit.pipeline.losses._params import TRUTH
 from edgekit.records import Kind
 from edgekit.tasks import Feature, pad
 
@@ -63,14 +65,11 @@ def _loss(kind: Kind, seed: int) -> Callable[[PreTrainedModel, Mapping[str, Tens
     random = torch.Generator().manual_seed(seed)
 
     def loss(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-        labels: dict[str, Any] = {
-            name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch
-        }
         inputs = {name: batch[name] for name in models.input_names(model)}
-        if labels:
-            return model(**inputs, **labels).loss
-        outputs = list(models.Exportable(model, kind).outputs(model(**inputs), inputs).values())
-        moves = [(output * torch.randn(output.shape, generator=random)).sum() for output in outputs]
-        return torch.stack(moves).sum() / len(outputs[0])
+        outputs = models.Exportable(model, kind).outputs(model(**inputs), inputs)
+        if any(name in batch for name in TRUTH.values()):
+            return cross_entropy.of_outputs(outputs, batch.get("attention_mask"), batch)
+        moves = [(output * torch.randn(output.shape, generator=random)).sum() for output in outputs.values()]
+        return torch.stack(moves).sum() / len(next(iter(outputs.values())))
 
     return loss

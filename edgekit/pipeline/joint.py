@@ -26,6 +26,10 @@ from edgekit.tasks import Feature
 
 HEADS = "heads"
 _WEIGHTS = "head.safetensors"
+LADDER = (
+    "a ladder has its own backbone and head, and no encoder that several heads could stand on; teach a ladder for each "
+    "task and join them with edgekit.pipeline.together.write, or take another student"
+)
 
 
 def beside(student: PreTrainedModel, kind: Kind, labels: Sequence[str], teacher: Path) -> PreTrainedModel:
@@ -33,6 +37,8 @@ def beside(student: PreTrainedModel, kind: Kind, labels: Sequence[str], teacher:
 
     Where the head needs a pooler and the encoder has none, it gets one, see `poolers`.
     """
+    if student.config.model_type == "edgekit-ladder":
+        raise InputError(LADDER)
     if kind == "sentence-embedding":
         base: Any = student.base_model
         return base

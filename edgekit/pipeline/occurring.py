@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from transformers import PreTrainedModel
 
-from edgekit.pipeline import encoded, language
+from edgekit.pipeline import encoded
 from edgekit.tasks import Feature
 
 
@@ -52,10 +52,10 @@ def only(objective: nn.Module, features: Sequence[Feature]) -> Generator[None]:
     """Inside the block the word embeddings in `objective` that train are `Rows` of the tokens in `features`, and
     parameters of `objective`; after it they are whole tables again. `settle` brings the tables up to date in between.
 
-    Nothing is done for images, and where a language model's head compares states with the whole table.
+    Nothing is done for images, nor for an `objective` that says `WHOLE_TABLE`: it reads the weights themselves.
     """
-    tables = _tables(objective)
-    if not tables or any(isinstance(module, language.Head) for module in objective.modules()):
+    tables = [] if getattr(objective, "WHOLE_TABLE", False) else _tables(objective)
+    if not tables:
         yield
         return
     ids = torch.from_numpy(encoded.counts(features).nonzero()[0])

@@ -88,7 +88,7 @@ def compared(
             possible = None if possible is None else _take(possible, keep, chosen)
         mine, its = mine.float(), its.detach().float()
         if params.probability_shift and truth is not None:
-            its = shifted(its, truth)
+            its = shifted(_only(its, possible), truth)  # nor is padding a mistake of the teacher's
         yield Compared(mine, its, temperatures(params, mine.detach(), its, possible), possible)
 
 

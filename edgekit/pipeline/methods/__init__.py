@@ -43,6 +43,7 @@ class Method(Protocol):
         It may also give `terms`, each part of the loss by name before its weight, with its gradient: the preflight
         compares those. A batch has, beside the model's inputs and labels, `index`: which of the features its rows are.
         An attribute `progress`, where it has one, is set before each step to the share of the training that is done,
-        0 to 1. What must outlive a kill is in parameters and buffers.
+        0 to 1. `WHOLE_TABLE = True` says that it reads the weights of word embeddings and does not only look tokens up:
+        all of their rows are then trained, see `occurring`. What must outlive a kill is in parameters and buffers.
         """
         ...

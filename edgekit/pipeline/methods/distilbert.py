@@ -4,7 +4,8 @@
 
 with the distributions over the vocabulary at the chosen tokens, softened by T = 2, the masked-LM loss at the same
 tokens, and the last hidden states at every real token. Sanh, Debut, Chaumond, Wolf, "DistilBERT", 2019, section 3; the
-weights 5, 2, 1 are those that its authors trained with. Their student has every other layer of its teacher:
+weights 5, 2, 1 are those that its authors trained with; their own soft targets are at every real token, ours at the
+chosen ones, which the masked-LM head has computed anyway. Their student has every other layer of its teacher:
 `layers = 6, start = "alternate"`, and its head starts as the teacher's. The states of a student of another width are
 first led to the teacher's by a learnt linear map.
 """

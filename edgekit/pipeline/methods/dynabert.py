@@ -81,6 +81,8 @@ class _Cell(NamedTuple):
 class _Dynamic(nn.Module):
     """`before`: the weights that the student starts with are its teacher, at each width."""
 
+    WHOLE_TABLE = True  # the sub-networks are run with weights by name
+
     def __init__(self, params: Params, lesson: Lesson, widths: tuple[float, ...], before: bool) -> None:
         super().__init__()
         student: Speaker = lesson.student
@@ -198,6 +200,8 @@ def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
     groups = config.get("num_hidden_groups", 1)
     if families.FAMILIES[name].shared and groups > 1 and min(params.depths) < 1:
         return f"dynabert: {name} with num_hidden_groups = {groups} cannot lose layers; take depths = [1.0]"
+    if config.get("low_rank"):
+        return "dynabert: the model's layers are of low rank, which have no neurons of their own; take another student"
     trained = grid(config)
     if trained and params.widths and not set(params.widths) <= set(trained["widths"]):
         return (

@@ -81,6 +81,8 @@ class Generator(nn.Module):
 class _Electra(nn.Module):
     """The student as discriminator, its detecting head, and the generator."""
 
+    WHOLE_TABLE = True  # the generator's head compares states with every word
+
     def __init__(self, params: Params, lesson: Lesson) -> None:
         super().__init__()
         self.student = lesson.student

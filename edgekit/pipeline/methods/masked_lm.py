@@ -26,6 +26,8 @@ class Params(Record):
 class MaskedLM(nn.Module):
     """The student and a masked-LM head, which starts as the first teacher's where that has one of its shape."""
 
+    WHOLE_TABLE = True  # the head compares states with every word
+
     def __init__(self, params: Params, lesson: Lesson) -> None:
         super().__init__()
         folder = lesson.teachers[0].folder

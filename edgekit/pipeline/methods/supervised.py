@@ -1,4 +1,4 @@
-"""Supervised training: the loss of the model's own head on the true labels, with no teacher.
+"""Supervised training: hard labels alone, with no teacher.
 
     L = cross-entropy of the model's predictions with the labels, the mean over rows or labelled tokens
 
@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from edgekit.errors import InputError
-from edgekit.pipeline import models
+from edgekit.pipeline.losses import cross_entropy
 from edgekit.pipeline.methods import Lesson
 from edgekit.records import Record
 
@@ -25,10 +25,8 @@ class _Supervised(nn.Module):
         self.student = lesson.student
 
     def forward(self, **batch: Any) -> dict[str, Tensor]:
-        model = self.student.model
-        wanted = {name: batch[name] for name in models.input_names(model)}
-        labels = {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
-        return {"loss": model(**wanted, **labels).loss}
+        said = self.student(batch)
+        return {"loss": cross_entropy.of_outputs(said.outputs, said.mask, batch)}
 
 
 def objective(params: Params, lesson: Lesson) -> nn.Module:

@@ -30,6 +30,8 @@ from transformers import PreTrainedModel
 
 from edgekit.errors import InputError
 from edgekit.pipeline import families, models
+from edgekit.pipeline.losses import cross_entropy
+from edgekit.pipeline.losses._params import TRUTH
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.signals import Speaker, uniform_map
 from edgekit.records import Record
@@ -74,10 +76,10 @@ class _Theseus(nn.Module):
 
     def _loss(self, mixed: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
         inputs = {name: batch[name] for name in models.input_names(mixed)}
-        labels = {name: batch[name] for name in ("labels", "start_positions", "end_positions") if name in batch}
-        if labels:
-            return mixed(**inputs, **labels).loss
-        outputs, its = self.student.exportable.outputs(mixed(**inputs), inputs), self._teachers[0](batch).outputs
+        outputs = self.student.exportable.outputs(mixed(**inputs), inputs)
+        if any(name in batch for name in TRUTH.values()):
+            return cross_entropy.of_outputs(outputs, batch.get("attention_mask"), batch)
+        its = self._teachers[0](batch).outputs
         return torch.stack([nn.functional.mse_loss(outputs[name].float(), its[name].float()) for name in its]).mean()
 
 

@@ -75,5 +75,6 @@ def split(linear: nn.Linear, rank: int) -> low_rank.LowRank:
     thin = low_rank.LowRank(linear.in_features, rank, linear.out_features)
     thin.u.weight.copy_(left[:, :rank] * root)
     thin.v.weight.copy_(root[:, None] * right[:rank])
-    thin.u.bias.copy_(linear.bias)
+    bias: Any = linear.bias  # some vision transformers have none
+    thin.u.bias.copy_(torch.zeros(linear.out_features) if bias is None else bias)
     return thin

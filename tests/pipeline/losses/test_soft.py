@@ -1,5 +1,7 @@
 """Losses on outputs, each against a value worked out with NumPy alone, row by row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,21 @@ def test_probability_shift_gives_the_truth_the_greatest_logit(name: str) -> None
     found = value(name, student, teacher, {"labels": TRUTH}, temperature=2, probability_shift=True)
     assert found.item() == pytest.approx(wanted, rel=1e-5)
     assert np.array_equal(teacher.outputs["logits"].numpy(), before)  # a teacher's words may be kept, and asked again
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_probability_shift_of_an_answer_leaves_padding_alone(name: str) -> None:
+    """What is kept on disk has 0 for padding, and a model any number: with negative logits either could be greatest."""
+    found, mask = list[float](), torch.tensor([[1, 1, 1, 1, 0, 0]])
+    for padding in (0.0, 9.0, -9.0):
+        student, teacher = (
+            replace(signals(0, 2), outputs={"start_logits": torch.tensor([[*z, padding, padding]])}, mask=mask)
+            for z in ([-2.0, -1, -4, -3], [-5.0, -1, -3, -4])
+        )
+        batch = {"start_positions": torch.tensor([2])}
+        found.append(value(name, student, teacher, batch, temperature=1, probability_shift=True).item())
+    swapped = by_hand(name, np.array([[-2.0, -1, -4, -3]]), np.array([[-5.0, -3, -1, -4]]), np.ones(1), 1)
+    assert found == pytest.approx([swapped] * 3, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", SOFT)

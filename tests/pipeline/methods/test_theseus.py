@@ -25,9 +25,14 @@ def task_loss(model: Any, given: Lesson) -> torch.Tensor:
     """The loss that the method trains with, of one plain model."""
     rows = lessons.batch(given)
     inputs = {name: rows[name] for name in models.input_names(model)}
-    labels = {name: tensor for name, tensor in rows.items() if name in ("labels", "start_positions", "end_positions")}
-    if labels:
-        return model(**inputs, **labels).loss
+    if given.kind == "question-answering":
+        padding = rows["attention_mask"] == 0
+        said = model(**inputs)
+        ends = ((said.start_logits, rows["start_positions"]), (said.end_logits, rows["end_positions"]))
+        own = [nn.functional.cross_entropy(z.masked_fill(padding, -1e9), truth) for z, truth in ends]
+        return sum(own, torch.zeros(())) / 2
+    if "labels" in rows:
+        return model(**inputs, labels=rows["labels"]).loss
     mine = models.Exportable(model, given.kind).outputs(model(**inputs), inputs)["sentence_embedding"]
     return ((mine - given.teachers[0](rows).outputs["sentence_embedding"]) ** 2).mean()
 

@@ -1,6 +1,7 @@
 """Low-rank linears: the best of their rank, whole where that saves nothing, and through to files."""
 
 from pathlib import Path
+from typing import Any
 
 import families as tiny
 import numpy as np
@@ -64,6 +65,14 @@ def test_a_matrix_that_would_not_be_smaller_stays(tmp_path: Path) -> None:
     assert isinstance(layer.query, torch.nn.Linear)
     assert isinstance(layer.feed_forward[0].down, LowRank)
     students.comes_back(student, "text-classification", tmp_path / "student")
+
+
+def test_linears_without_a_bias(tmp_path: Path) -> None:
+    _, model = students.teacher(tmp_path / "teacher", "vit", "image-classification", qkv_bias=False)
+    student = students.build("low_rank", model, "image-classification", rank=3)
+    layer: Any = families.layers(student)[0]
+    assert isinstance(layer.query, LowRank) and not layer.query.u.bias.any()
+    students.comes_back(student, "image-classification", tmp_path / "student")
 
 
 def test_after_pruned_heads_and_with_fewer_layers(tmp_path: Path) -> None:
