@@ -85,6 +85,12 @@ class Teach(_Step):
     student: Use | None = None
     """What is trained in the model's place, by a plugin of `students/`: a ladder beside it, say."""
 
+    @model_validator(mode="after")
+    def _trained(self) -> "Teach":
+        if self.student is not None and self.training is None:
+            raise ValueError("student is what is trained, and nothing is trained here; add training, or leave it out")
+        return self
+
 
 class _Smaller(_Step):
     """The student of a step: fewer of the model's own layers, or another architecture."""

@@ -15,13 +15,14 @@
     training = { share = 0.25, learning_rate = 3e-5 }   # all else as in the recipe
     method = { name = "kd", losses = [{ name = "kl" }] }
 
-A budget is counted in examples that the student sees: the epochs or examples of the recipe's distill steps added up,
-whatever they are spent on. So two systems with the same recipe are given the same, and can be compared.
+A budget is counted in examples that the student sees: the epochs or examples of the recipe's pretrain and distill
+steps added up, an epoch being one of the task's own rows, whatever they are spent on. So two systems with the same
+recipe are given the same, and can be compared.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +31,7 @@ from pydantic import Field
 from edgekit import tables
 from edgekit.devices import toml
 from edgekit.errors import InputError, nearest, printable
-from edgekit.recipe import Augment, Distill, Extract, Pretrain, Prune, Recipe
+from edgekit.recipe import Augment, Distill, Extract, Pretrain, Prune, Recipe, Training
 from edgekit.records import Record, parse
 
 _SIZE = ("layers", "start", "student")
@@ -135,32 +136,48 @@ def apply(recipe: Recipe, system: System, rows: Callable[[], int]) -> Recipe:
     """`recipe` with its student trained by `system`: the system's steps stand where the recipe's own stood.
 
     Steps between teach and export are replaced, but prune steps after the last distill step stay, unless the system
-    prunes itself or makes a student of another kind. Learning rate, batch size and what else the recipe says of its
-    training hold where the system says nothing. `rows` counts the training examples; it is asked only where a budget
-    in epochs is to be spent on other data than the task's. Raises `InputError` for a recipe without a distill step or
-    without the plain text that the system needs.
+    prunes itself or makes a student of another kind. The student is as large as the last pretrain or distill step that
+    says so makes it. Learning rate, batch size and what else the recipe says of its distill training hold where the
+    system says nothing. `rows` counts the training examples; it is asked only where a budget in epochs is to be spent
+    on other data than the task's. Raises `InputError` for a recipe without a distill step or without the plain text
+    that the system needs, and for one that says what the system would drop.
     """
     where = f'method "{system.name}": recipe {recipe.name}'
-    own = [step for step in recipe.step if isinstance(step, Distill)]
-    if not own:
+    own = [step for step in recipe.step if isinstance(step, Pretrain | Distill)]
+    distills = [step for step in own if isinstance(step, Distill)]
+    if not distills:
         raise InputError(f"{where} has no distill step, which says how large the student is and how long it is trained")
     if recipe.text is None and any(step.stage == "pretrain" for step in system.step):
         raise InputError(
             f"{where} names no plain text, and this method trains on some before the task; add a table [text] with "
             'data = { name = "files", ... } or another corpus, and the column that holds the text'
         )
-    model = next((step for step in reversed(own) if step.layers or step.student), own[0])
+    if lost := _lost(recipe, distills, system):
+        raise InputError(
+            f"{where} has {' and '.join(lost)}, which its steps would drop; take that out of the recipe, or write it "
+            "into a method file of your own (`edgekit methods NAME` prints one to start from)"
+        )
+    size = next((step for step in reversed(own) if step.layers or step.student), distills[0])
+    training = (size if isinstance(size, Distill) else distills[0]).training
     unit, budget = _budget(own, system, rows)
-    steps = [_filled(step, model, unit, budget, where) for step in system.step]
-    steps[-1].setdefault("max_drop", own[-1].max_drop)
+    steps = [_filled(step, size, training, unit, budget, where) for step in system.step]
+    steps[-1].setdefault("max_drop", distills[-1].max_drop)
     parts = [step.model_dump() for step in recipe.step]
     exports = [part for part in parts if part["stage"] in ("export", "quantize")]
     values = {**recipe.model_dump(), "step": [parts[0], *steps, *_prunes(recipe, system), *exports]}
     return parse(Recipe, values, where)
 
 
-def _budget(own: list[Distill], system: System, rows: Callable[[], int]) -> tuple[str, float]:
-    """The budget of a recipe's distill steps: as epochs where all of it goes to the task's own data, else examples."""
+def _lost(recipe: Recipe, distills: Sequence[Distill], system: System) -> list[str]:
+    """What makes the recipe's student or teaches it, and has no place among the system's steps."""
+    mine = {step.stage for step in recipe.step if isinstance(step, Extract)}
+    mine |= {key for key in ("teachers", "also") if any(getattr(step, key) for step in distills)}
+    theirs = {step.stage for step in system.step}.union(*(step.values for step in system.step))
+    return [{"extract": "an extract step"}.get(key, f'"{key}" in a distill step') for key in sorted(mine - theirs)]
+
+
+def _budget(own: Sequence[Pretrain | Distill], system: System, rows: Callable[[], int]) -> tuple[str, float]:
+    """The budget of a recipe's `own` steps: as epochs where all of it goes to the task's own data, else examples."""
     elsewhere = any(step.stage in ("pretrain", "augment") for step in system.step)
     if not elsewhere and not any(step.training.examples for step in own):
         return "epochs", sum(step.training.epochs for step in own)
@@ -168,11 +185,13 @@ def _budget(own: list[Distill], system: System, rows: Callable[[], int]) -> tupl
     return "examples", sum(step.training.examples or step.training.epochs * count for step in own)
 
 
-def _filled(step: Step, own: Distill, unit: str, budget: float, where: str) -> dict[str, Any]:
-    """The step as a recipe says it, with size and training of the recipe's `own` step."""
+def _filled(
+    step: Step, size: Pretrain | Distill, training: Training, unit: str, budget: float, where: str
+) -> dict[str, Any]:
+    """The step as a recipe says it, with the size of the recipe's step that makes the student, and its `training`."""
     values = dict(step.values)
     if step.sized:
-        mine = own.model_dump(include=set(_SIZE), exclude_defaults=True)
+        mine = size.model_dump(include=set(_SIZE), exclude_defaults=True)
         if "student" in values:
             mine = {}
         elif "layers" in values:
@@ -184,7 +203,7 @@ def _filled(step: Step, own: Distill, unit: str, budget: float, where: str) -> d
         amount = step.share * budget
         shared = {unit: max(1, round(amount)) if unit == "examples" else round(amount, 6)}
         along = {"evaluate", "keep", "callback"} if step.stage == "pretrain" else set[str]()  # there is no score yet
-        theirs = own.training.model_dump(exclude={"epochs", "examples", *along})
+        theirs = training.model_dump(exclude={"epochs", "examples", *along})
         values["training"] = {**theirs, **values["training"], **shared}
     return values
 
@@ -198,8 +217,16 @@ def _prunes(recipe: Recipe, system: System) -> list[dict[str, Any]]:
 
 
 def written_out(system: System) -> str:
-    """The system's steps as TOML for a recipe to start from, with its comments: sizes and shares are numbers in it."""
-    head, *chunks = re.split(r"^(?=\[\[step\]\])", system.text, flags=re.MULTILINE)
+    """The system's steps as TOML for a recipe to start from, with its comments: sizes and shares are numbers in it.
+
+    Raises `InputError` where they are not tables of their own, whose text can be copied.
+    """
+    head, *chunks = re.split(r"^(?=[ \t]*\[\[[ \t]*step[ \t]*\]\])", system.text, flags=re.MULTILINE)
+    if len(chunks) != len(system.step):
+        raise InputError(
+            f'method "{system.name}": its {len(system.step)} steps are copied with their comments, and there are '
+            f"{len(chunks)} lines [[step]] to begin with; write each step under its own"
+        )
     comments = [line for line in head.splitlines() if line.startswith("#")]
     about = [f"# {system.name}: {system.title}", f"# ({system.source})", *comments]
     parts = [_numbers(chunk, step) for chunk, step in zip(chunks, system.step, strict=True)]

@@ -143,6 +143,42 @@ def test_the_budget_is_all_of_the_recipes_distill_steps(tmp_path: Path) -> None:
     assert (step.training.epochs, step.layers, step.training.learning_rate, step.max_drop) == (3, 2, 3e-4, 0.1)
 
 
+def test_size_and_budget_are_also_those_of_pretrain_steps(tmp_path: Path) -> None:
+    general = recipe(
+        {"stage": "pretrain", "training": {"epochs": 0.5}},
+        {"stage": "pretrain", "layers": 3, "start": "uniform", "training": {"epochs": 1, "learning_rate": 1e-5}},
+        {"stage": "distill", "training": {"epochs": 2, "learning_rate": 1e-3, "evaluate": 2}},
+    )
+    step = apply(general, system(tmp_path, ONE), never).step[1]
+    assert isinstance(step, Distill) and (step.layers, step.start) == (3, "uniform")
+    assert (step.training.epochs, step.training.learning_rate, step.training.evaluate) == (3.5, 1e-3, 2)
+    again = apply(general, system(tmp_path, GENERAL), lambda: 1000)
+    assert [step.layers for step in again.step if isinstance(step, Pretrain | Distill)] == [None, 3, None]
+    assert [step.training.examples for step in again.step if isinstance(step, Pretrain)] == [700, 1050]
+
+
+def test_what_a_method_would_drop_is_refused(tmp_path: Path) -> None:
+    dynamic = {"stage": "distill", "method": {"name": "dynabert"}}
+    data = {"name": "files", "train": "t.jsonl", "dev": "d.jsonl"}
+    also = {"name": "more", "task": {"name": "text_classification"}, "data": data, "model": "m"}
+    for before, said in (
+        (recipe(dynamic, {"stage": "extract", "width": 0.5}), "has an extract step, which"),
+        (recipe({"stage": "distill", "teachers": ["n"]}), 'has "teachers" in a distill step, which'),
+        (recipe({"stage": "distill", "also": [also]}, deliver="more"), 'has "also" in a distill step, which'),
+    ):
+        with pytest.raises(InputError, match=f'method "mine": recipe tiny {said}'):
+            apply(before, system(tmp_path, ONE), never)
+    assert apply(recipe(dynamic, {"stage": "extract"}), system(tmp_path, DYNA), never).step[2].stage == "extract"
+
+
+def test_a_student_of_a_teacher_that_is_not_trained_is_refused() -> None:
+    teach: dict[str, Any] = {"stage": "teach", "model": "m", "student": {"name": "ladder"}}
+    values = recipe().model_dump()
+    with pytest.raises(InputError, match="nothing is trained here; add training"):
+        parse(Recipe, {**values, "step": [teach]}, "recipe")
+    assert parse(Recipe, {**values, "step": [{**teach, "training": {}}]}, "recipe").step[0].stage == "teach"
+
+
 def test_examples_are_counted_where_a_budget_is_spent_on_other_data(tmp_path: Path) -> None:
     after = apply(recipe(), system(tmp_path, GENERAL), lambda: 1000)
     trained = [step for step in after.step if isinstance(step, Pretrain | Distill)]
@@ -225,6 +261,16 @@ def test_written_out_it_is_what_apply_makes(steps: str, tmp_path: Path) -> None:
         return [step.model_dump(exclude=left_out) for step in one.step]
 
     assert plain(written(found)) == plain(after)
+
+
+def test_steps_are_written_out_in_every_spelling_that_can_be_copied(tmp_path: Path) -> None:
+    spelt = ONE.replace("[[step]]", " [[ step ]]  # one").replace("training = { share = 1 }", "training.share = 1")
+    found = system(tmp_path, spelt)
+    (step,) = tomllib.loads(systems.written_out(found))["step"]
+    assert (step["layers"], step["training"]["epochs"]) == (3, 2)
+    inline = system(tmp_path, 'step = [{ stage = "distill", sized = true, training = { share = 1 } }]\n')
+    with pytest.raises(InputError, match=r'method "mine": its 1 steps .* 0 lines \[\[step\]\]'):
+        systems.written_out(inline)
 
 
 @pytest.mark.parametrize("name", systems.names())
