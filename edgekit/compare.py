@@ -5,6 +5,7 @@ by the store, so that what is done is never done again: the teacher is made once
 goes on where it was, and one more method or seed costs itself alone. Only the student's trainings take another seed.
 """
 
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,23 +26,25 @@ _BARE = ("supervised",)
 """No distillation: compared only where it is asked for."""
 
 
-def with_method(recipe: Recipe, name: str | None, base: Path) -> Recipe:
-    """`recipe` with its student trained by the method called `name`, if any; `base` is the recipe's folder."""
+def with_method(recipe: Recipe, name: str | None, base: Path, store: Store | None = None) -> Recipe:
+    """`recipe` with its student trained by the method called `name`, if any; `base` is the recipe's folder. Training
+    rows that have to be counted are encoded in the `store`, where a build finds them, else in memory."""
     if name is None:
         return recipe
-    found = systems.apply(recipe, systems.find(name), lambda: _rows(recipe, base))
+    found = systems.apply(recipe, systems.find(name), lambda: _rows(recipe, base, store))
     if any(isinstance(step, Prune) and step not in found.step for step in recipe.step):
         progress.say(f"method {name}: a prune step of the recipe is left out, which is not for this method's student")
     return found
 
 
-def _rows(recipe: Recipe, base: Path) -> int:
+def _rows(recipe: Recipe, base: Path, store: Store | None) -> int:
     """How many training examples an epoch has: a long text gives several."""
     from edgekit.pipeline import TaskData, weights
 
     teach = recipe.step[0]
     assert isinstance(teach, Teach)  # the recipe's own validator saw to it
-    return len(TaskData(recipe, base).features("train", weights.locate(teach, base)))
+    data = TaskData(recipe, base, store and store.root)
+    return len(data.features("train", weights.locate(teach, base)))
 
 
 def compare(
@@ -63,11 +66,10 @@ def compare(
     chosen = _chosen(names)
     numbers = tuple(recipe.seed + n for n in range(seeds))
     target = recipes.target("host")
-    work, failures = _applied(recipe, base, chosen)
+    work, failures = _applied(recipe, base, chosen, store)
     failures |= _refused(work, numbers, target, base, store)
     if len(failures) == len(chosen):
-        said = dict.fromkeys(reason.message for reason in failures.values())
-        raise InputError("no method can train this student:\n" + "\n".join(said))
+        raise InputError("no method can train this student:\n" + "\n".join(_together(failures)))
     runs: dict[str, list[Run]] = {system.name: [] for system in chosen}
     teacher: Reference | None = None
 
@@ -107,9 +109,21 @@ def _chosen(names: Sequence[str]) -> list[System]:
     return chosen
 
 
-def _applied(recipe: Recipe, base: Path, chosen: Sequence[System]) -> tuple[dict[str, Recipe], dict[str, Reason]]:
+def _together(failures: Mapping[str, Reason]) -> list[str]:
+    """What the failures say, each once, after the methods that it is said of; what stops all is not the methods'."""
+    said: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        said.setdefault(reason.message.removeprefix(f'method "{name}": '), []).append(f'"{name}"')
+    if len(said) == 1 < len(failures):
+        return [*said]
+    return [f"method {', '.join(names)}: {message}" for message, names in said.items()]
+
+
+def _applied(
+    recipe: Recipe, base: Path, chosen: Sequence[System], store: Store
+) -> tuple[dict[str, Recipe], dict[str, Reason]]:
     """For each method the recipe up to its student, without limits that would stop it, or why there is none."""
-    rows = cache(lambda: _rows(recipe, base))
+    rows = cache(lambda: _rows(recipe, base, store))
     work: dict[str, Recipe] = {}
     failures: dict[str, Reason] = {}
     for system in chosen:
@@ -126,18 +140,18 @@ def _applied(recipe: Recipe, base: Path, chosen: Sequence[System]) -> tuple[dict
 def _seeded(recipe: Recipe, seed: int) -> Recipe:
     """`recipe` with that seed for all trainings of the student; teacher, language model and augmented data stay.
 
-    With the recipe's own seed nothing is changed, so that `edgekit build --method` finds what is made here.
+    A seed that the recipe gives a training of its own would be the same for all, so it is taken out. The recipe's seed
+    need not be said again: `edgekit build --method` finds what is made here.
     """
+    said = None if seed == recipe.seed else seed
 
     def seeded(step: Step) -> Step:
         if isinstance(step, Pretrain) and not (step.layers or step.student):
             return step  # the teacher's language model
         if not isinstance(step, Pretrain | Distill | Prune) or step.training is None:
             return step
-        return step.model_copy(update={"training": step.training.model_copy(update={"seed": seed})})
+        return step.model_copy(update={"training": step.training.model_copy(update={"seed": said})})
 
-    if seed == recipe.seed:
-        return recipe
     return recipe.model_copy(update={"step": tuple(map(seeded, recipe.step))})
 
 
@@ -154,12 +168,20 @@ def _refused(
     work: Mapping[str, Recipe], seeds: Sequence[int], target: Target, base: Path, store: Store
 ) -> dict[str, Reason]:
     """The methods that cannot train this student, found out before the first expensive step."""
-    asked = {
-        name: recipe
-        for name, recipe in work.items()
-        if any(any(_missing(_seeded(recipe, seed), target, base, store)) for seed in seeds)
-    }
-    return fresh.call(_refusals, asked, target, base, store.root) if asked else {}
+    failures: dict[str, Reason] = {}
+    asked: dict[str, Recipe] = {}
+    for name, recipe in work.items():
+        try:
+            if any(any(_missing(_seeded(recipe, seed), target, base, store)) for seed in seeds):
+                asked[name] = recipe
+        except InputError as error:
+            failures[name] = _reason(name, error)
+    return failures | (fresh.call(_refusals, asked, target, base, store.root) if asked else {})
+
+
+def _reason(name: str, error: InputError) -> Reason:
+    """Why the method cannot train this student, where the error names the recipe that the method's steps stand in."""
+    return Reason(message=f'method "{name}": {error}', exit_code=error.exit_code)
 
 
 def _refusals(work: Mapping[str, Recipe], target: Target, base: Path, store: Path) -> dict[str, Reason]:
@@ -172,7 +194,7 @@ def _refusals(work: Mapping[str, Recipe], target: Target, base: Path, store: Pat
         try:
             check.everything(recipe, target, base, data, plan(recipe, target), store)
         except InputError as error:
-            found[name] = Reason(message=str(error), exit_code=error.exit_code)
+            found[name] = _reason(name, error)
     return found
 
 
@@ -228,33 +250,49 @@ def exit_code(found: Compared, named: bool) -> int:
 def keeper(out: Path, page: Path | None) -> Callable[[Compared], None]:
     """What keeps a comparison in `out`, as JSON, and on a `page` if one is wanted; call it after every run.
 
-    Raises `InputError` at once where one of the two could not be written.
+    Raises `InputError` at once where one of the two could not be written; what stood there stays until the first run.
     """
-    from edgekit.bench.bench import writable
     from edgekit.gate import report
     from edgekit.gate.sections import Shown
 
-    writable(out.parent)
-    pages = () if page is None else (page,)
-    report.write(Shown(), pages)
+    _writable(out, "--out")
+    if page is not None:
+        if page.suffix not in (".html", ".htm"):
+            raise InputError(f"--report: {page}: must end in .html; a comparison is shown as a page")
+        _writable(page, "--report")
+        report.page(Shown())  # says now which package a page lacks
 
     def keep(found: Compared) -> None:
-        save(found, out)
-        report.write(Shown(comparisons=(found,), sources=(str(out),)), pages)
+        _place(found.model_dump_json(indent=1) + "\n", out, "--out")
+        if page is not None:
+            _place(report.page(Shown(comparisons=(found,), sources=(str(out),))), page, "--report")
 
     return keep
 
 
-def save(found: Compared, out: Path) -> None:
-    """Write the comparison's JSON, whole or not at all. Raises `InputError` where it cannot be written."""
-    unfinished = out.with_name(out.name + ".part")
+def _writable(out: Path, option: str) -> None:
+    """Raise `InputError` unless a file can be written beside `out`, whose folder is made where it is missing."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(out, option, error) from None
+
+
+def _place(text: str, out: Path, option: str) -> None:
+    """Write `text` to `out`, whole or not at all. Raises `InputError` where it cannot be written."""
+    unfinished = out.with_name(out.name + ".part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:
         unfinished.unlink(missing_ok=True)
-        raise InputError(f"--out: {out}: cannot be written: {error.strerror}; name another file") from None
+        raise _unwritable(out, option, error) from None
+
+
+def _unwritable(out: Path, option: str, error: OSError) -> InputError:
+    return InputError(f"{option}: {out}: cannot be written: {error.strerror}; name another file")
 
 
 def _line(run: Run) -> str:

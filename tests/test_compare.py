@@ -12,12 +12,12 @@ from pathlib import Path
 import families as tiny
 import pytest
 
-from edgekit import compare as comparing
 from edgekit import recipe as recipes
 from edgekit.compare import compare, exit_code, keeper, lines, with_method
 from edgekit.comparison import Compared, Contender, Reason, Reference, Run, contender, ranked, rivals
 from edgekit.errors import InputError
 from edgekit.gate import report
+from edgekit.pipeline import TaskData
 from edgekit.pipeline.build import build
 from edgekit.records import Score, parse
 from edgekit.store import Store
@@ -71,30 +71,32 @@ training = { share = 0.5 }
 method = { name = "kd", losses = [{ name = "cross_entropy" }] }
 """
 )
+TYPO = SOFT.replace('name = "kd"', 'name = "kdd"')
 CANNOT = HEAD + '[[step]]\nstage = "distill"\nlayers = 9\ntraining = { share = 1 }\n'
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's folder: a recipe, data, a teacher and three methods, of which the last cannot train this student."""
+    """A user's folder: a recipe, data, a teacher and four methods, of which the last two cannot train this student."""
     tiny.make(tmp_path / "teacher", "bert", labels=["bad", "good"])
     rows = [{"text": text, "label": "bad" if "bad" in text else "good"} for text in tiny.TEXTS]
     for name in ("train", "dev"):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for name, text in (("recipe", RECIPE), ("soft", SOFT), ("two", TWO), ("cannot", CANNOT)):
+    for name, text in (("recipe", RECIPE), ("soft", SOFT), ("two", TWO), ("cannot", CANNOT), ("typo", TYPO)):
         (tmp_path / f"{name}.toml").write_text(text)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_a_comparison_from_end_to_end(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    recipe, base = recipes.find(Path("recipe.toml"))
+    (project / "seeded.toml").write_text(RECIPE.replace("epochs = 2,", "epochs = 2, seed = 1,"))
+    recipe, base = recipes.find(Path("seeded.toml"))
     store = Store(project / "store")
     told: list[Compared] = []
-    found = compare(recipe, base, ["cannot.toml", "soft.toml"], 2, store, told.append)
+    found = compare(recipe, base, ["cannot.toml", "typo.toml", "soft.toml"], 2, store, told.append)
     said = capfd.readouterr().err
 
-    soft, cannot = found.methods
+    soft, cannot, typo = found.methods
     assert (found.seeds, found.metric, soft.method, cannot.method) == ((0, 1), "accuracy", "soft", "cannot")
     assert len(list(store.root.glob("teach-*"))) == 1, "one teacher for all methods and seeds"
     assert len(list(store.root.glob("distill-*"))) == 2
@@ -107,6 +109,7 @@ def test_a_comparison_from_end_to_end(project: Path, capfd: pytest.CaptureFixtur
     weights = {(store.root / run.artifact / "model.safetensors").read_bytes() for run in soft.runs}
     assert len(weights) == 2, "another seed is another training"
     assert cannot.failure and "layers = 9" in cannot.failure.message and cannot.runs == ()
+    assert typo.failure and typo.failure.message.startswith('method "typo": ') and '"kdd"' in typo.failure.message
     assert [len(step.methods[0].runs) for step in told] == [1, 2], "told after every run"
     assert (exit_code(found, True), exit_code(found, False)) == (2, 0)
 
@@ -115,10 +118,10 @@ def test_a_comparison_from_end_to_end(project: Path, capfd: pytest.CaptureFixtur
     assert "…" not in capfd.readouterr().err, "nothing is made again"
     assert sorted(path.name for path in store.root.iterdir()) == there
     assert again.methods == (soft,)
-    built = build(
-        with_method(recipe, "soft.toml", base), recipes.target("host"), store, project / "out", base, "distill"
-    )
-    assert [row.cached for row in built.stages] == [True, True], "a build finds what a comparison made"
+    for path in ("recipe.toml", "seeded.toml"):  # their seeds are 0 and 1
+        asked = with_method(recipes.read(project / path), "soft.toml", base)
+        built = build(asked, recipes.target("host"), store, project / "out", base, "distill")
+        assert [row.cached for row in built.stages] == [True, True], "a build finds what a comparison made"
 
 
 @pytest.mark.slow
@@ -176,7 +179,12 @@ def test_names_and_recipes_that_cannot_be_compared(project: Path) -> None:
     bare = recipe.model_copy(update={"step": recipe.step[:1]})
     with pytest.raises(InputError, match=r"no method can train this student:\n.*has no distill step") as raised:
         compare(bare, base, (), 1, store)
-    assert 'method "kd"' in str(raised.value) and "supervised" not in str(raised.value)
+    assert str(raised.value).count("recipe tiny has no distill step") == 1, "what all say is said once"
+    with pytest.raises(InputError, match=r'method "soft": recipe tiny has no distill step'):
+        compare(bare, base, ["soft.toml"], 1, store)
+    (project / "train.jsonl").unlink()
+    with pytest.raises(InputError, match=r"student:\nrecipe: .*train\.jsonl"):
+        compare(recipe, base, ["soft.toml", "two.toml"], 1, store)
 
 
 def test_a_method_in_a_recipe_says_what_it_leaves_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,8 +207,13 @@ def test_a_method_in_a_recipe_says_what_it_leaves_out(project: Path, capsys: pyt
 def test_a_budget_in_epochs_is_counted_in_sequences(project: Path) -> None:
     recipe, base = recipes.find(Path("recipe.toml"))
     (project / "more.toml").write_text(HEAD + '[[step]]\nstage = "augment"\n' + SOFT.removeprefix(HEAD))
-    with_more = with_method(recipe, "more.toml", base).step[2]
+    store = Store(project / "store")
+    with_more = with_method(recipe, "more.toml", base, store).step[2]
     assert with_more.stage == "distill" and with_more.training.examples == 2 * len(tiny.TEXTS)
+    (kept,) = store.root.glob("encoded/*/rows.i32")
+    at = kept.stat().st_mtime_ns
+    TaskData(recipe, base, store.root).features("train", project / "teacher")
+    assert [path.stat().st_mtime_ns for path in store.root.glob("encoded/*/rows.i32")] == [at], "a build reads these"
 
 
 def run(seed: int, score: float | None, **values: int) -> Run:
@@ -294,10 +307,20 @@ def test_what_is_done_is_kept_and_shown(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_said_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="results cannot be written"):
+    with pytest.raises(InputError, match=r"--out: .*c\.json: cannot be written"):
         keeper(tmp_path / "file" / "c.json", None)
-    with pytest.raises(InputError, match=r"must end in \.html"):
-        keeper(tmp_path / "c.json", tmp_path / "page.pdf")
+    for page, said in (("page.pdf", r"must end in \.html"), ("file/page.html", "cannot be written")):
+        with pytest.raises(InputError, match=f"--report: .*{page}: {said}"):
+            keeper(tmp_path / "c.json", tmp_path / page)
     (tmp_path / "folder").mkdir()
     with pytest.raises(InputError, match=r"--out: .*cannot be written"):
-        comparing.save(compared(), tmp_path / "folder")
+        keeper(tmp_path / "folder", None)(compared())
+
+
+def test_an_earlier_page_stays_until_there_is_a_result(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("earlier")
+    keep = keeper(tmp_path / "c.json", page)
+    assert page.read_text() == "earlier"
+    keep(compared())
+    assert page.read_text() != "earlier"
