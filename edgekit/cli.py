@@ -116,17 +116,18 @@ def build(
 
     A build that was stopped or killed goes on where it was; an unchanged one does nothing.
     """
+    _stop_at_once()  # before anything that starts threads is imported
     from edgekit import compare, progress, tables
     from edgekit import recipe as recipes
     from edgekit.pipeline.build import build as run
     from edgekit.store import Store
 
-    _stop_at_once()
     read, base = recipes.find(recipe)
-    read = compare.with_method(read, method, base)
+    kept = Store(store)
+    read = compare.with_method(read, method, base, kept)
     wanted = recipes.target(target)
     folder = out or Path("bundles", "-".join(filter(None, (read.name, method and Path(method).stem, wanted.name))))
-    built = run(read, wanted, Store(store), folder, base, until, done=lambda row: progress.say(tables.line(row)))
+    built = run(read, wanted, kept, folder, base, until, done=lambda row: progress.say(tables.line(row)))
     _print(built.model_dump(mode="json") if as_json else tables.build(built))
 
 

@@ -302,6 +302,26 @@ def test_ctrl_c_is_answered_while_a_library_is_silenced(tmp_path: Path) -> None:
     assert "run the same command again to go on" in err
 
 
+def test_no_thread_of_a_library_takes_ctrl_c(tmp_path: Path) -> None:
+    """Python's own handler waits for native code, and a thread that was there before gets the signal."""
+    code = (
+        "import sys; from pathlib import Path; from edgekit.cli import main\n"
+        "def blocked(*_, **__):\n"
+        "    import numpy\n"
+        "    lines = [line for path in Path('/proc/self/task').glob('*/status') for line in path.open()]\n"
+        "    masks = [int(line.split()[1], 16) for line in lines if line.startswith('SigBlk')]\n"
+        "    print(len(masks), sum(mask >> 1 & 1 for mask in masks)); sys.exit()\n"
+        "import edgekit.recipe; edgekit.recipe.find = blocked\n"
+        "sys.argv = ['edgekit', 'build', 'x.toml']; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "2"},
+    )  # fmt: skip
+    threads, blocked = map(int, done.stdout.split())
+    assert blocked == threads > 2, done.stderr
+
+
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(project: Path) -> None:
     edit('model = "teacher"', 'model = "teacher"\ntraining = { epochs = 1000 }')(project)
     # a background job of a shell, which this may run in, ignores Ctrl-C, and so would its child

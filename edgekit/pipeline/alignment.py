@@ -10,8 +10,10 @@ within the example, also where one tokenizer cuts it into more windows than the 
 answer positions have no such pairs. TextBrewer's counterpart is a batch for the teacher beside that for the student.
 """
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +37,25 @@ class _Pairs(NamedTuple):
     rows: np.ndarray
     theirs: np.ndarray
     mine: np.ndarray
+
+
+class _Flat(Sequence[_Pairs]):
+    """Pairs of many rows in a few bytes a word."""
+
+    def __init__(self) -> None:
+        self._words, self._ends = array("q"), array("q", [0])
+
+    def add(self, pairs: _Pairs) -> None:
+        """The next row's."""
+        self._words.frombytes(np.stack(pairs).astype(np.int64).tobytes())
+        self._ends.append(len(self._words))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, row: Any) -> Any:
+        own = np.array(self._words[self._ends[row] : self._ends[row + 1]], dtype=np.int64)
+        return _Pairs(*own.reshape(3, -1))
 
 
 @dataclass(frozen=True)
@@ -111,40 +132,44 @@ def align(student: Sequence[Feature], teacher: Sequence[Feature], kind: Kind, fo
     """
     check(kind, folder)
     per_token = kind == "token-classification"
-    mine, theirs = _by_example(student), _by_example(teacher)
-    pairs: dict[int, _Pairs] = {}
-    lost = 0
-    for example, numbers in mine.items():
-        others = theirs.get(example, [])
+    pairs, lost, examples = _Flat(), 0, 0
+    others = _by_example(teacher)
+    other, its = next(others, (None, range(0)))
+    for example, numbers in _by_example(student):
+        examples += 1
+        while other is not None and other < example:
+            other, its = next(others, (None, range(0)))
+        found = its if other == example else range(0)
         if per_token:
-            one, other = _labelled(student, numbers), _labelled(teacher, others)
-            if len(one) != len(other):
+            mine, theirs = _labelled(student, numbers), _labelled(teacher, found)
+            if len(mine) != len(theirs):
                 lost += 1
-                one = other = np.zeros((0, 2), dtype=np.int64)
+                mine = theirs = np.zeros((0, 2), dtype=np.int64)
             for number in numbers:
-                here = one[:, 0] == number
-                pairs[number] = _Pairs(other[here, 0], other[here, 1], one[here, 1])
+                here = mine[:, 0] == number
+                pairs.add(_Pairs(theirs[here, 0], theirs[here, 1], mine[here, 1]))
         else:
-            if len(numbers) != len(others):
+            if len(numbers) != len(found):
                 raise InputError(
-                    f"{folder}: example {example + 1} gives {len(others)} rows for this teacher and {len(numbers)} for "
+                    f"{folder}: example {example + 1} gives {len(found)} rows for this teacher and {len(numbers)} for "
                     "the student; take a teacher with the student's tokenizer"
                 )
             none = np.zeros(1, dtype=np.int64)
-            pairs |= {n: _Pairs(np.array([o]), none, none) for n, o in zip(numbers, others, strict=True)}
-    if lost > _MOST_LOST * len(mine):
+            for row in found:
+                pairs.add(_Pairs(np.array([row]), none, none))
+    if lost > _MOST_LOST * examples:
         raise InputError(
-            f"{folder}: {lost} of {len(mine)} examples have other labelled words for this teacher than for the "
+            f"{folder}: {lost} of {examples} examples have other labelled words for this teacher than for the "
             "student; take a teacher whose tokenizer sees the same words"
         )
-    return Alignment(teacher, [pairs[number] for number in range(len(student))], per_token)
+    return Alignment(teacher, pairs, per_token)
 
 
-def _by_example(features: Sequence[Feature]) -> dict[int, list[int]]:
-    found: dict[int, list[int]] = {}
-    for number, feature in enumerate(features):
-        found.setdefault(feature.example, []).append(number)
-    return found
+def _by_example(features: Sequence[Feature]) -> Iterator[tuple[int, range]]:
+    """Each example's number, ascending, and the features that it gave, which follow each other."""
+    for example, those in itertools.groupby(enumerate(features), lambda each: each[1].example):
+        numbers = [number for number, _ in those]
+        yield example, range(numbers[0], numbers[-1] + 1)
 
 
 def _labelled(features: Sequence[Feature], numbers: Sequence[int]) -> np.ndarray:

@@ -10,6 +10,7 @@ Rows of the data become checked examples and features some thousand at a time, a
 task's own score needs of a feature (`extra`) is not kept: training data is not scored. Images stay where they are.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from edgekit.errors import InputError
 from edgekit.store import key
@@ -120,10 +121,17 @@ def stored(root: Path, ingredients: Mapping[str, Any], chunks: Iterable[list[Fea
             _write(folder, itertools.chain([first], chunks))
         found = Encoded(folder)
         os.utime(folder)
-    others = sorted((p for p in root.iterdir() if p.is_dir()), key=lambda p: p.stat().st_mtime, reverse=True)
-    for old in others[_KEPT:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _tidy(root)
     return found
+
+
+def _tidy(root: Path) -> None:
+    """Remove the sets that were used longest ago, but for those that another process is making."""
+    with FileLock(root / ".lock"):
+        sets = [path for path in root.iterdir() if path.is_dir()]
+        for old in sorted(sets, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+            with contextlib.suppress(Timeout), FileLock(root / f".{old.name}.lock", timeout=0):
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _fits(feature: Feature, first: Feature) -> bool:

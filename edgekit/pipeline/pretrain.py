@@ -9,7 +9,7 @@ teacher before its fine-tuning. What is written is a model of the recipe's task 
 and beside it the masked-LM head where the method has one.
 """
 
-from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -23,7 +23,6 @@ from edgekit.pipeline.signals import Speaker, Teacher
 from edgekit.pipeline.training import train
 from edgekit.recipe import Pretrain, Recipe, Teach
 from edgekit.records import Facts
-from edgekit.tasks import Feature
 
 _SCORED = 256
 """Sequences of the dev split on which masked-LM accuracy is measured."""
@@ -71,7 +70,8 @@ def check(step: Pretrain, recipe: Recipe, base: Path, folder: Path) -> None:
     task, _ = plugins.use("tasks", recipe.task, "recipe: task")
     if task.KIND == "image-classification":
         raise InputError(f"recipe: step pretrain: is for text, and {recipe.task.name} is of images; leave the step out")
-    next(text.features(recipe, base, folder))
+    for split in ("train", "dev"):  # a language model is scored on the latter
+        next(text.features(recipe, base, folder, split))
     if step.method.name in ("masked_lm", "distilbert", "electra"):
         language.Tokens.of(folder)
     _, params = plugins.use("methods", step.method, "recipe: step pretrain: method")
@@ -119,11 +119,6 @@ def _language(head: language.Head | None, student: PreTrainedModel, job: Job) ->
     if head is None:
         return ()
     language.save(head, job.out)
-    features = _some(list(text.features(job.recipe, job.data.base, job.out, "dev")))
+    features = list(islice(text.features(job.recipe, job.data.base, job.out, "dev"), _SCORED))
     found = language.accuracy(student, head, features, language.Tokens.of(job.out))
     return (f"finds {found:.1%} of masked tokens in {len(features)} sequences of the dev text",)
-
-
-def _some(features: Sequence[Feature]) -> list[Feature]:
-    count = min(_SCORED, len(features))
-    return [features[i * len(features) // count] for i in range(count)]

@@ -12,6 +12,7 @@ The processes of several machines need the recipe's data and teacher at the same
 disk that they share.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -67,12 +68,17 @@ def count() -> int:
 
 def run(command: Callable[[], None]) -> None:
     """Run `command` in process 0 with the others at its service; ends the process with the command's exit code."""
+    # First of all: threads that a library starts take a signal unless it was blocked before.
+    desk = Path(tempfile.mkdtemp(prefix="edgekit-")) if rank() else None
+    if desk:
+        atexit.register(shutil.rmtree, desk, ignore_errors=True)
+        _watch_launcher(desk)
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every choice that a training makes on purpose
     import torch.distributed as dist
 
     _line.store = _connect()
-    if rank():
-        sys.exit(_serve(_line))
+    if desk:
+        sys.exit(_serve(_line, desk))
     _watch_launcher(None)
     code = 1
     try:
@@ -160,10 +166,8 @@ def _connect() -> Any:
     return PrefixStore("edgekit", store)
 
 
-def _serve(line: _Line) -> int:
-    """Run the stages that process 0 names until it ends; gives the exit code."""
-    desk = Path(tempfile.mkdtemp(prefix="edgekit-"))
-    _watch_launcher(desk)
+def _serve(line: _Line, desk: Path) -> int:
+    """Run the stages that process 0 names until it ends, in the folder `desk`; gives the exit code."""
     code = 1
     try:
         while True:
@@ -189,7 +193,6 @@ def _serve(line: _Line) -> int:
             if code:
                 line.store.set("failed", str(code))
             line.store.add("left", 1)
-        shutil.rmtree(desk, ignore_errors=True)
     return code
 
 

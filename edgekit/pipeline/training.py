@@ -87,9 +87,10 @@ def train(
     sizes = [len(batch) for batch in batches]
     along = _Along(training, exam, sizes, objective, scratch)
     with progress.bar(what, len(batches)) as show, Peak() as peak, occurring.only(objective, features):
+        watch = _Watch(show, objective, peak)
         trainer = _Trainer(
             model=objective, args=arguments, train_dataset=_Batches(features, batches, pad_id),
-            data_collator=_only, callbacks=[_Watch(show, objective), along],
+            data_collator=_only, callbacks=[watch, along],
         )  # fmt: skip
         trainer.model_accepts_loss_kwargs = False  # a batch holds nothing but its rows
         trainer.remove_callback(PrinterCallback)  # it prints to stdout, which belongs to the result
@@ -99,8 +100,8 @@ def train(
             _load_best(objective, curve, scratch)
     objective.to("cpu").eval()
     return Trained(
-        examples=sum(sizes[: trainer.state.global_step]), seconds=round(peak.seconds, 3),
-        peak_rss_bytes=peak.rss_bytes, curve=curve,
+        examples=sum(sizes[: trainer.state.global_step]), seconds=round(watch.before_s + peak.seconds, 3),
+        peak_rss_bytes=_most(watch.before_rss, peak.rss_bytes), curve=curve,
     )  # fmt: skip
 
 
@@ -129,6 +130,10 @@ class Peak:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Bring both up to date."""
         self.seconds = time.monotonic() - self._start
         with contextlib.suppress(OSError):
             found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
@@ -238,11 +243,22 @@ class _Trainer(Trainer):
 
 
 class _Watch(TrainerCallback):
-    """Shows progress, seeds each step, and asks for a checkpoint every `CHECKPOINT_S` seconds."""
+    """Shows progress, seeds each step, and asks for a checkpoint every `CHECKPOINT_S` seconds, which takes along what
+    the training took so far."""
 
-    def __init__(self, show: Any, objective: Any) -> None:
-        self.show, self.objective = show, objective
+    def __init__(self, show: Any, objective: Any, peak: Peak) -> None:
+        self.show, self.objective, self.peak = show, objective, peak
         self.saved = time.monotonic()
+        self.before_s: float = 0.0
+        self.before_rss: int | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for row in state.log_history:
+            if "seconds" in row:
+                its: dict[str, Any] = row
+                self.before_s, self.before_rss = its["seconds"], its["peak_rss_bytes"]
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -256,6 +272,17 @@ class _Watch(TrainerCallback):
         if time.monotonic() - self.saved > CHECKPOINT_S and state.global_step < state.max_steps:
             control.should_save = processes.rank() == 0  # it writes what all have in common
             self.saved = time.monotonic()
+            self.peak.read()
+            spent: dict[str, Any] = {
+                "step": state.global_step, "seconds": self.before_s + self.peak.seconds,
+                "peak_rss_bytes": _most(self.before_rss, self.peak.rss_bytes),
+            }  # fmt: skip
+            state.log_history = [row for row in state.log_history if "seconds" not in row] + [spent]
+
+
+def _most(one: int | None, other: int | None) -> int | None:
+    """The greater of two figures that may be unknown."""
+    return max((each for each in (one, other) if each is not None), default=None)
 
 
 class _Along(TrainerCallback):

@@ -11,6 +11,7 @@ from pathlib import Path
 import families as tiny
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from edgekit.errors import InputError
 from edgekit.pipeline import TaskData, encoded
@@ -101,6 +102,18 @@ def test_those_used_last_stay(tmp_path: Path) -> None:
     made = [encoded.stored(tmp_path, {"n": n}, [features]) for n in range(10)]
     assert len([p for p in tmp_path.iterdir() if p.is_dir()]) == 8
     assert same(made[0][0], features[0]), "what is being read is still there"
+
+
+def test_what_another_process_is_making_stays(tmp_path: Path) -> None:
+    features = [Feature({"input_ids": np.arange(3)}, 0)]
+    encoded.stored(tmp_path, {"n": 0}, [features])
+    (first,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    with FileLock(tmp_path / f".{first.name}.lock"):
+        for n in range(1, 12):
+            encoded.stored(tmp_path, {"n": n}, [features])
+        assert first.is_dir()
+    encoded.stored(tmp_path, {"n": 12}, [features])
+    assert not first.is_dir()
 
 
 def test_a_killed_making_is_made_again(tmp_path: Path) -> None:

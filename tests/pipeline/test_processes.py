@@ -272,6 +272,22 @@ def test_an_error_of_one_process_ends_all(folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_stopped_launcher_leaves_nothing(folder: Path) -> None:
+    (folder / "steps").unlink(missing_ok=True)
+    with started(folder, "stopped", torchrun(), CHECKPOINT_S="0") as process:
+        until = time.monotonic() + LIMIT_S
+        while not (folder / "steps").is_file():
+            assert process.poll() is None and time.monotonic() < until, process.communicate()[1]
+            time.sleep(0.02)
+        assert list((folder / "tmp").glob("edgekit-*"))
+        process.terminate()
+        done(process)
+        while len(session(process.pid)) and time.monotonic() < until:
+            time.sleep(0.05)
+    assert not list((folder / "tmp").glob("edgekit-*"))
+
+
+@pytest.mark.slow
 def test_a_process_that_is_lost(folder: Path) -> None:
     (folder / "steps").unlink(missing_ok=True)
     with pair(folder, "lost", CHECKPOINT_S="0") as both:

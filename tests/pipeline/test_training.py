@@ -1,5 +1,6 @@
 """Training: the layout of batches, and that a killed run ends as an unbroken one does."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,21 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path, monkeypatch: pytes
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
         assert torch.equal(weight, resumed[name]), name
+
+
+def test_what_it_took_is_of_all_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(Fit):
+        def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
+            time.sleep(0.05)
+            return super().forward(*args, **kwargs)
+
+    monkeypatch.setattr(training, "CHECKPOINT_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        examined(Slow(dies_at=40), tmp_path)
+    found = examined(Slow(), tmp_path)
+    assert found.examples == 360
+    assert found.seconds > 45 * 0.05, "39 steps were another process's"
+    assert found.peak_rss_bytes
 
 
 def test_training_learns(tmp_path: Path) -> None:
