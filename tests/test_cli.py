@@ -319,7 +319,7 @@ def test_no_thread_of_a_library_takes_ctrl_c(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "", "OPENBLAS_NUM_THREADS": "2"},
     )  # fmt: skip
     threads, blocked = map(int, done.stdout.split())
-    assert blocked == threads > 2, done.stderr
+    assert threads > 2 and blocked == threads - 1, done.stderr  # the one that waits for it takes it
 
 
 def test_ctrl_c_stops_at_once_and_says_how_to_go_on(project: Path) -> None:
