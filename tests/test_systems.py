@@ -10,7 +10,7 @@ from edgekit import recipe as recipes
 from edgekit import systems
 from edgekit.errors import InputError
 from edgekit.init import init
-from edgekit.recipe import Distill, Pretrain, Prune, Recipe
+from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach, Training
 from edgekit.records import parse
 from edgekit.systems import System, apply
 
@@ -54,6 +54,14 @@ DYNA = ONE + 'method = { name = "dynabert" }\n[[step]]\nstage = "extract"\nwidth
 TASKS = (
     "text_classification", "token_classification", "question_answering", "sentence_embedding", "image_classification",
 )  # fmt: skip
+
+
+UNLABELLED, IMAGES = "sentence_embedding", "image_classification"
+UNFIT = {
+    "albert": {UNLABELLED, IMAGES}, "distilbert": {UNLABELLED, IMAGES}, "electra": {UNLABELLED, IMAGES},
+    "tinybert": {UNLABELLED, IMAGES, "question_answering"}, "dynabert": set[str](),
+}  # fmt: skip
+"""Tasks that a method is not for; that without labels is for no other method."""
 
 
 def system(tmp_path: Path, steps: str, head: str = HEAD) -> System:
@@ -281,11 +289,44 @@ def test_every_method_that_ships(name: str, tmp_path: Path) -> None:
     after = apply(recipe(), found, lambda: 1000)
     assert after.step[-1].stage == "quantize"
     assert written(found).step[-1].stage == "quantize"
-    for task in TASKS:
-        out = init(task, tmp_path / f"{task}.toml", name)
-        assert [step.stage for step in recipes.read(out).step] == [step.stage for step in after.step]
+    for task in set(TASKS) - UNFIT.get(name, {UNLABELLED}):
+        read = recipes.read(init(task, tmp_path / f"{task}.toml", name))
+        assert [step.stage for step in read.step] == [step.stage for step in after.step]
+        if any(step.sized for step in found.step):
+            (kd,) = [step for step in apply(read, systems.find("kd"), never).step if isinstance(step, Distill)]
+            assert (kd.layers, kd.training.epochs) == (3, 2), "the size and budget that the recipe gives"
+            assert [step.stage for step in apply(read, found, lambda: 1000).step] == [step.stage for step in read.step]
     assert recipes.read(recipes.shipped()["default"]).text, "what ships has the text that methods need"
     apply(recipes.read(recipes.shipped()["default"]), found, lambda: 1000)
+
+
+@pytest.mark.parametrize(
+    ("task", "name", "said"),
+    [
+        ("image_classification", "electra", "trains on plain text before the task, and image_classification is of"),
+        ("image_classification", "albert", "makes a student that reads tokens, and"),
+        ("question_answering", "tinybert", "replaces words in rows of text or token classification, and these are of"),
+        ("sentence_embedding", "kd", r"learns from labels \(cross_entropy\), and sentence_embedding has none"),
+        ("sentence_embedding", "supervised", r"learns from labels \(supervised\), and"),
+    ],
+)
+def test_init_refuses_a_method_that_is_not_for_the_task(task: str, name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f'init: method "{name}" {said}'):
+        init(task, tmp_path / "new.toml", name)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", [None, "dynabert"])
+def test_init_leaves_out_what_the_task_has_not(task: str, method: str | None, tmp_path: Path) -> None:
+    read = recipes.read(init(task, tmp_path / "new.toml", method))
+    teach = read.step[0]
+    assert isinstance(teach, Teach) and (teach.training is None) == (task == "sentence_embedding"), "labels"
+    (tuned,) = [step for step in read.step if isinstance(step, Distill)][:1]
+    assert tuned.training != Training(), "only the teacher's training is left out"
+    for step in read.step:
+        if isinstance(step, Prune):
+            assert (step.vocabulary is None) == (task == "image_classification")
 
 
 def test_the_list_fits_a_terminal(tmp_path: Path) -> None:
