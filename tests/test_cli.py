@@ -208,7 +208,7 @@ def test_malformed_input_is_one_clear_message(what: str, project: Path, run: Run
         (("compare", "recipe.toml", "--method", "kd", "--method", "kd"), "kd is named twice"),
         (("compare", "recipe.toml", "--seeds", "0"), "--seeds"),
         (("compare", "recipe.toml"), "has no distill step"),
-        (("compare", "recipe.toml", "--report", "page.pdf"), "must end in .html"),
+        (("compare", "recipe.toml", "--report", "page.pdf"), "--report: page.pdf: must end in .html"),
         (("compare", "none.toml"), "there is no such file"),
         (("verify", "nothing-here"), "nothing-here"),
         (("run", "nothing-here", "a text"), "nothing-here"),
@@ -266,6 +266,14 @@ def test_methods_are_listed_shown_and_completed(run: Run) -> None:
             env={**os.environ, **asked, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         assert done.stdout.split() == ["plain,minilm", "plain,minilmv2"]
+
+
+def test_a_comparison_that_does_not_begin_keeps_an_earlier_page(project: Path, run: Run) -> None:
+    page = project / "page.html"
+    page.write_text("earlier")
+    code, _, err = run("compare", "recipe.toml", "--method", "kdd", "--report", "page.html")
+    assert (code, page.read_text()) == (2, "earlier")
+    assert 'no method is called "kdd"' in err
 
 
 def test_version_help_and_completion(run: Run) -> None:
