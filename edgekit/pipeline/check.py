@@ -42,6 +42,7 @@ def everything(
         match step:
             case Distill():
                 _use("methods", step.method, "recipe: step distill: method")
+                _teachers(step)
                 for further in weights.further(step):
                     _further(recipe, further, base, data)
                 _also(step, base, data)
@@ -60,6 +61,8 @@ def everything(
                     _use("methods", step.method, "recipe: step prune: method")
             case _:
                 pass
+    if data.kind == "sentence-embedding":
+        _no_labels(recipe)
     teach = _teach(recipe)
     config = weights.check(teach, base)
     _family(recipe, target, config)
@@ -132,24 +135,66 @@ def _ladder(step: Step) -> str | None:
     return joint.LADDER if isinstance(step, Distill) and step.also else None
 
 
+def _teachers(step: Distill) -> None:
+    """Refuse a number of teachers that the method does not take."""
+    name = step.method.name
+    several = getattr(plugins.load("methods", name, "recipe: step distill: method"), "SEVERAL_TEACHERS", False)
+    if step.teachers and not several:
+        raise InputError(
+            f"recipe: step distill: {name} takes one teacher, and teachers names more; take the method multi_teacher"
+        )
+    if several and not step.teachers:
+        raise InputError(
+            f"recipe: step distill: {name} takes two teachers or more; name further ones in teachers, or use kd"
+        )
+
+
+def _no_labels(recipe: Recipe) -> None:
+    """Refuse what learns from labels, for a task that has none."""
+    for step in recipe.step:
+        if isinstance(step, Teach) and step.training:
+            raise InputError(f"recipe: step teach: {recipe.task.name} has no labels to train on; remove its training")
+        if not isinstance(step, Distill) and not (isinstance(step, Prune) and step.training):
+            continue
+        _, params = plugins.use("methods", step.method, f"recipe: step {step.stage}: method")
+        for use in (step.method, *getattr(params, "losses", ())):
+            values = use.model_dump()
+            if (
+                use.name in ("supervised", "cross_entropy")
+                or values.get("probability_shift")
+                or values.get("mask") == "labels"
+            ):
+                raise InputError(
+                    f"recipe: step {step.stage}: {use.name} learns from labels, and {recipe.task.name} has none; take "
+                    "output_mse, which compares with the teacher's embeddings, or losses on layers"
+                )
+
+
 def _losses(step: Distill, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> None:
     """Refuse losses on layers that are not there and on attention that a student does not tell of, by the config.json
     of both."""
     from edgekit.pipeline import families
 
-    def depth(config: Mapping[str, Any]) -> int:
+    def size(config: Mapping[str, Any], name: str) -> int:
         own = config["model_type"] == "edgekit-sequence"
-        return config["num_hidden_layers"] if own else families.full(config).num_hidden_layers
+        return config[name] if own else getattr(families.full(config), name)
 
+    layers, width = "num_hidden_layers", "hidden_size"
     _, params = plugins.use("methods", step.method, "recipe: step distill: method")
     for use in getattr(params, "losses", ()):
         where = f"recipe: step distill: method: {use.name}"
         loss, its = plugins.use("losses", use, where)
         try:
-            reads = loss.reads(its, step.layers or depth(student), depth(teacher))
+            reads = loss.reads(its, step.layers or size(student, layers), size(teacher, layers))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         family, parts = student["model_type"], {part for part, _ in reads}
+        one = hasattr(its, "projection") and its.projection is None and size(student, width) != size(teacher, width)
+        if one and "hidden" in parts:
+            raise InputError(
+                f"{where}: the student's states are {size(student, width)} wide, the teacher's "
+                f'{size(teacher, width)}; give it projection = "auto"'
+            )
         if family == "edgekit-ladder" and parts - {"outputs"}:
             raise InputError(f"{where}: reads layers, and a ladder's are its frozen backbone's; read outputs")
         if family not in families.FAMILIES and parts - {"outputs", "hidden"}:

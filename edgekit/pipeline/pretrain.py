@@ -74,6 +74,15 @@ def check(step: Pretrain, recipe: Recipe, base: Path, folder: Path) -> None:
         next(text.features(recipe, base, folder, split))
     if step.method.name in ("masked_lm", "distilbert", "electra"):
         language.Tokens.of(folder)
+    if (
+        step.method.name == "distilbert"
+        and not (folder / language.FILE).is_file()
+        and not _language_before(step, recipe)
+    ):
+        raise InputError(
+            "recipe: step pretrain: distilbert learns from the teacher's masked-LM head, and it has none; put a "
+            "pretrain step with the method masked_lm and neither layers nor student before this one"
+        )
     _, params = plugins.use("methods", step.method, "recipe: step pretrain: method")
     for use in getattr(params, "losses", ()):
         loss, its = plugins.use("losses", use, "recipe: step pretrain: method")
@@ -83,6 +92,15 @@ def check(step: Pretrain, recipe: Recipe, base: Path, folder: Path) -> None:
                 f"recipe: step pretrain: the loss {use.name} compares the outputs of the task's head, which nothing "
                 "has trained yet; compare hidden states or attention here, and outputs in a distill step"
             )
+
+
+def _language_before(step: Pretrain, recipe: Recipe) -> bool:
+    """Whether a step before this one trains the teacher's own masked-LM head."""
+    before = recipe.step[: recipe.step.index(step)]
+    return any(
+        isinstance(each, Pretrain) and each.method.name == "masked_lm" and not (each.layers or each.student)
+        for each in before
+    )
 
 
 def _source(job: Job) -> Path:

@@ -18,7 +18,7 @@ of the authors' code (github.com/lxk00/BERT-EMD), which had the softmax in an ea
 The transport is solved exactly by HiGHS (`scipy.optimize.linprog`), in a few milliseconds a step. Padding never counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from edgekit import plugins
 from edgekit.errors import InputError
+from edgekit.pipeline import families
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.methods.kd import projected, projection, weight
 from edgekit.pipeline.signals import OUTPUTS_ONLY, Signals
@@ -198,6 +199,13 @@ def _checked(params: Params, lesson: Lesson) -> tuple[tuple[Any, ...], list[tupl
     if not losses and not (params.attention or params.hidden or params.embeddings):
         raise InputError("emd: nothing is compared; give attention, hidden or embeddings a weight above 0, or losses")
     return lesson.teachers, losses
+
+
+def refusal(params: Params, config: Mapping[str, Any]) -> str | None:
+    """Why a student with this config.json cannot be taught so, and what would work; `None` where it can."""
+    if params.attention and config.get("model_type") not in families.FAMILIES:
+        return "emd: this student has no attention to compare; set attention = 0"
+    return None
 
 
 def objective(params: Params, lesson: Lesson) -> nn.Module:

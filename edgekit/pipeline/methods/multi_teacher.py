@@ -31,6 +31,9 @@ from edgekit.records import Record, Use
 _DEFAULT = (Use(name="kl"),)
 
 
+SEVERAL_TEACHERS = True
+
+
 class Params(Record):
     """`losses`: on outputs, each by name with its `weight` and parameters. `weights`: one a teacher, the recipe's own
     first; `None`: all alike. `average`: of the teachers' outputs, before the losses; else each loss has a term a

@@ -12,8 +12,7 @@ import torch
 
 from edgekit import plugins
 from edgekit import recipe as recipes
-from edgekit.errors import InputError
-from edgekit.pipeline import Planned, TaskData, build, check, families, models
+from edgekit.pipeline import build, families, models
 from edgekit.pipeline.signals import Speaker
 from edgekit.recipe import Recipe
 from edgekit.records import Kind
@@ -212,29 +211,3 @@ def test_refusals(tmp_path: Path) -> None:
     assert "reduction = 5 does not divide the model's width, 32" in students.refusal("ladder", config, reduction=5)
     assert "every = 3 does not divide the model's layers, 2" in students.refusal("ladder", config, every=3)
     assert 'beside the family "gpt2"' in students.refusal("ladder", {"model_type": "gpt2"})
-
-
-@pytest.mark.parametrize(
-    ("student", "prune", "message"),
-    [
-        ({"name": "ladder", "reduction": 5}, {}, "step distill: reduction = 5 does not divide"),
-        ({"name": "ladder"}, {"heads": 2}, 'step prune: the family "edgekit-ladder" is not known'),
-        ({"name": "low_rank", "rank": 4}, {"heads": 2}, "step prune: its layers are of low rank"),
-        ({"name": "bert", "layers": 1, "width": 16, "heads": 2}, {"heads": 2}, "step prune: heads = 2 takes nothing"),
-    ],
-)
-def test_later_steps_are_checked_against_the_student(
-    student: dict[str, Any], prune: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    """Before any work: there is no data."""
-    tiny.make(tmp_path / "model", "bert")
-    later = [{"stage": "prune", **prune}] if prune else []
-    distill = {"stage": "distill", "student": student, "method": {"name": "kd", "losses": [{"name": "kl"}]}}
-    recipe = Recipe.model_validate({
-        "name": "x", "max_length": 32, "task": {"name": "text_classification"},
-        "data": {"name": "files", "train": "none.jsonl", "dev": "none.jsonl"},
-        "step": [{"stage": "teach", "model": "model"}, distill, *later],
-    })  # fmt: skip
-    missing = [Planned("teach", "teach", recipe.step[0])]
-    with pytest.raises(InputError, match=message):
-        check.everything(recipe, recipes.target("host"), tmp_path, TaskData(recipe, tmp_path), missing, tmp_path)
