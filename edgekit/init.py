@@ -75,7 +75,10 @@ def _refusal(system: systems.System, task: str) -> str | None:
     if "augment" in stages and task not in ("text_classification", "token_classification"):
         return f"replaces words in rows of text or token classification, and these are of {task}"
     if task == _UNLABELLED and (asking := plugins & {"supervised", "cross_entropy"}):
-        return f"learns from labels ({', '.join(sorted(asking))}), and {task} has none"
+        return (
+            f"learns from labels ({', '.join(sorted(asking))}), and {task} has none: write the recipe without it, and "
+            f"`edgekit build RECIPE --method {system.name}` teaches the embeddings in their place"
+        )
     return None
 
 

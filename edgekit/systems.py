@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from edgekit import tables
+from edgekit import plugins, tables
 from edgekit.devices import toml
 from edgekit.errors import InputError, nearest, printable
 from edgekit.recipe import Augment, Distill, Extract, Pretrain, Prune, Recipe, Training
@@ -36,6 +36,7 @@ from edgekit.records import Record, parse
 
 _SIZE = ("layers", "start", "student")
 _TRAINED = ("pretrain", "distill")
+_PREDICTIONS, _EMBEDDING = ("kl", "soft_cross_entropy", "cross_entropy"), {"name": "output_mse"}
 _INIT = {"layers": 3, "epochs": 2.0, "learning_rate": 2e-4}
 """What a recipe that is written out begins with."""
 
@@ -138,11 +139,15 @@ def apply(recipe: Recipe, system: System, rows: Callable[[], int]) -> Recipe:
     Steps between teach and export are replaced, but prune steps after the last distill step stay, unless the system
     prunes itself or makes a student of another kind. The student is as large as the last pretrain or distill step that
     says so makes it. Learning rate, batch size and what else the recipe says of its distill training hold where the
-    system says nothing. `rows` counts the training examples; it is asked only where a budget in epochs is to be spent
-    on other data than the task's. Raises `InputError` for a recipe without a distill step or without the plain text
-    that the system needs, and for one that says what the system would drop.
+    system says nothing; for a task without labels it is `without_labels`. `rows` counts the training examples; it is
+    asked only where a budget in epochs is to be spent on other data than the task's. Raises `InputError` for a recipe
+    without a distill step or without the plain text that the system needs, and for one that says what the system would
+    drop.
     """
     where = f'method "{system.name}": recipe {recipe.name}'
+    task, _ = plugins.use("tasks", recipe.task, "recipe: task")
+    if task.KIND == "sentence-embedding":
+        system = without_labels(system)
     own = [step for step in recipe.step if isinstance(step, Pretrain | Distill)]
     distills = [step for step in own if isinstance(step, Distill)]
     if not distills:
@@ -166,6 +171,26 @@ def apply(recipe: Recipe, system: System, rows: Callable[[], int]) -> Recipe:
     exports = [part for part in parts if part["stage"] in ("export", "quantize")]
     values = {**recipe.model_dump(), "step": [parts[0], *steps, *_prunes(recipe, system), *exports]}
     return parse(Recipe, values, where)
+
+
+def without_labels(system: System) -> System:
+    """The system for a task without labels: where it learns from predictions and labels, the student's embedding learns
+    the mean square distance from the teacher's. One that learns from labels alone stays as it is, and is refused."""
+    if all(step.values.get("method", {}).get("name") == "supervised" for step in system.step):
+        return system
+
+    def taught(step: Step) -> Step:
+        method = step.values.get("method", {})
+        if method.get("name") == "supervised":
+            return step.model_copy(update={"values": {**step.values, "method": {"name": "kd", "losses": [_EMBEDDING]}}})
+        losses = [loss for loss in method.get("losses", ()) if loss["name"] not in _PREDICTIONS]
+        if len(losses) == len(method.get("losses", ())):
+            return step
+        return step.model_copy(
+            update={"values": {**step.values, "method": {**method, "losses": [*losses, _EMBEDDING]}}}
+        )
+
+    return system.model_copy(update={"step": tuple(map(taught, system.step))})
 
 
 def _lost(recipe: Recipe, distills: Sequence[Distill], system: System) -> list[str]:

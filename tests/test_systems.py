@@ -56,6 +56,24 @@ TASKS = (
 )  # fmt: skip
 
 
+def unlabelled(name: str) -> list[Any]:
+    """The methods of a shipped system's steps, for sentence embeddings."""
+    made = systems.without_labels(systems.find(name))
+    return [step.values.get("method") for step in made.step if step.stage != "augment"]
+
+
+def test_without_labels_an_embedding_learns_from_the_teachers() -> None:
+    embedding = {"name": "output_mse"}
+    assert unlabelled("kd") == [{"name": "kd", "losses": [embedding]}]
+    assert unlabelled("minilmv2") == [
+        {"name": "kd", "losses": [{"name": "minilmv2"}]}, {"name": "kd", "losses": [embedding]},
+    ]  # fmt: skip
+    assert [each["name"] for each in unlabelled("theseus")] == ["theseus", "kd"]
+    assert unlabelled("bert_emd")[0]["losses"] == [embedding] and unlabelled("bert_emd")[0]["hidden"] == 0.01
+    assert unlabelled("dynabert") == [step.values["method"] for step in systems.find("dynabert").step]
+    assert unlabelled("supervised") == [{"name": "supervised"}], "there is nothing else to learn from"
+
+
 UNLABELLED, IMAGES = "sentence_embedding", "image_classification"
 UNFIT = {
     "albert": {UNLABELLED, IMAGES}, "distilbert": {UNLABELLED, IMAGES}, "electra": {UNLABELLED, IMAGES},
