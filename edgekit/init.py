@@ -22,7 +22,7 @@ column = "text"                 # holds a text, or a list of words
 [text.data]
 name = "files"                  # or "hub", with dataset = "..."
 train = "text.jsonl"
-dev = "text.jsonl"              # not read
+dev = "text.jsonl"              # a language model is scored on the first of it
 """
 
 

@@ -100,6 +100,7 @@ class _Foot(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.fed = _Fed()
+        self.word_embeddings = None  # where a model is asked for its table of words: the backbone has it
         self.patch_embeddings = nn.Module()  # a ViT asks its embeddings for the type of this weight
         self.patch_embeddings.projection = nn.Linear(1, 1, bias=False).requires_grad_(False)
 
@@ -142,6 +143,10 @@ class Rails(nn.Module):
             layer.register_forward_pre_hook(self._climb)
         if self.pooler is not None:
             self.pooler.requires_grad_(True)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The backbone's, which some families' task models ask for."""
+        return self.backbone.get_input_embeddings()
 
     def train(self, mode: bool = True) -> "Rails":
         """The backbone stays as it is: no dropout in it."""

@@ -85,7 +85,7 @@ def _tables(objective: nn.Module) -> list[nn.Embedding]:
     found: dict[nn.Embedding, None] = {}
     for module in objective.modules():
         if isinstance(module, PreTrainedModel):
-            with contextlib.suppress(NotImplementedError, AttributeError):  # images; a ladder's side
+            with contextlib.suppress(NotImplementedError):  # a model of images
                 table: Any = module.get_input_embeddings()
                 if isinstance(table, nn.Embedding) and table.weight.requires_grad:
                     found[table] = None

@@ -9,6 +9,7 @@ import families as tiny
 import lessons
 import numpy as np
 import pytest
+import student_checks as students
 import torch
 from torch import nn
 
@@ -17,7 +18,7 @@ from edgekit.pipeline import encoded, models, occurring
 from edgekit.pipeline.layout import layout
 from edgekit.pipeline.training import Exam, train
 from edgekit.recipe import Training
-from edgekit.records import Score, Use
+from edgekit.records import Kind, Score, Use
 from edgekit.tasks import Feature
 
 NEED_MORE = ("multi_task", "distilbert")
@@ -128,6 +129,16 @@ def test_frozen_tables_stay_frozen(tmp_path: Path) -> None:
     with occurring.only(Supervised(model), features()):
         assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_ladder_has_no_table_that_trains(family: str, tmp_path: Path) -> None:
+    kind: Kind = "image-classification" if family == "vit" else "text-classification"
+    _, model = students.teacher(tmp_path / "model", family, kind)
+    ladder = students.build("ladder", model, kind, reduction=4)
+    trained = {name for name, parameter in ladder.named_parameters() if parameter.requires_grad}
+    with occurring.only(Supervised(ladder), lessons.rows(kind)):
+        assert {name for name, parameter in ladder.named_parameters() if parameter.requires_grad} == trained
 
 
 def test_counts_of_a_list_and_from_disk(tmp_path: Path) -> None:

@@ -190,8 +190,8 @@ def _checked(params: Params, lesson: Lesson) -> tuple[tuple[Any, ...], list[tupl
             f"emd: the student's states are {lesson.student.width} wide, the teacher's {teacher.width}; "
             'give the method projection = "auto"'
         )
-    if params.attention and not lesson.student.layers:
-        raise InputError("emd: this student has no attention to compare; set attention = 0")
+    if refused := refusal(params, lesson.student.model.config.to_dict()):
+        raise InputError(refused)
     losses = [plugins.use("losses", use, "emd: losses") for use in params.losses]
     for use, (loss, its) in zip(params.losses, losses, strict=True):
         if loss.reads(its, lesson.student.depth, teacher.depth) - OUTPUTS_ONLY:
