@@ -10,8 +10,8 @@ nothing, for sst2-mpnet MPNet-base from EDGEKIT_MODELS or the hub, and a folder 
 already), the students have 3 of its layers, or on the first two tasks 4 new ones that are 312 wide as well. A budget is
 counted in examples, the same for every method. "textbrewer's own" is TextBrewer 0.2.1.post1 itself with the losses of
 our method `textbrewer`, from the same student, on random batches padded to the longest. Every line goes to
-distillation.json at once; one that stands there is not run again, and a line that was stopped goes on from the work
-folder. Several may run at once, on different tasks. `--table` prints what there is.
+distillation.json at once; one that stands there with all its seeds is not run again, and a line that was stopped goes
+on from the work folder. Several may run at once, on different tasks. `--table` prints what there is.
 """
 
 import argparse
@@ -173,7 +173,7 @@ def key(task: str, student: str, method: str) -> str:
     return f"{task}, {student}, {Path(method).stem}"
 
 
-def run(task: str, student: str, method: str, data: Path, work: Path) -> dict[str, Any]:
+def run(task: str, student: str, method: str, seeds: int, data: Path, work: Path) -> dict[str, Any]:
     """One line: the figures of all its seeds, or why it cannot be."""
     about = TASKS[task]
     values = recipe(task, student, data, teacher(task, data, work))
@@ -181,9 +181,9 @@ def run(task: str, student: str, method: str, data: Path, work: Path) -> dict[st
         values["data"]["train"] = str(first(about.rows, Path(values["data"]["train"]), work / "rows" / f"{task}.jsonl"))
     path = write(values, work / "recipes" / f"{task}-{student[0]}.toml")
     if method == OWN:
-        return textbrewer(path, about.seeds)
+        return textbrewer(path, seeds)
     found = edgekit(
-        "compare", str(path), "--method", method, "--seeds", str(about.seeds), "--store", str(work / "store"),
+        "compare", str(path), "--method", method, "--seeds", str(seeds), "--store", str(work / "store"),
         "--out", str(work / f"compared-{os.getpid()}.json"),
     )  # fmt: skip
     (line,) = found["methods"]
@@ -276,6 +276,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".edgekit/distillation"), help="teachers, recipes, artifacts")
     parser.add_argument("--method", action="append", help="only this method (several times)")
     parser.add_argument("--student", action="append", choices=STUDENTS, help="only this student (several times)")
+    parser.add_argument("--seeds", type=int, help="only so many; a line of fewer than its task asks for is run again")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     given = parser.parse_args()
     found = results()
@@ -290,10 +291,12 @@ def main() -> None:
             every = [one for method in every for one in (best(found) if method == BEST else (method,))]
             for student in given.student or (["3 layers"] if TASKS[task].methods else STUDENTS):
                 for method in given.method or dict.fromkeys(every):
-                    if key(task, student, method) in found["lines"]:
+                    seeds = given.seeds or TASKS[task].seeds
+                    line = found["lines"].get(key(task, student, method))
+                    if line and ("failure" in line or len(line["scores"]) >= seeds):
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
-                    line = run(task, student, method, Path(given.data).resolve(), given.work.resolve())
+                    line = run(task, student, method, seeds, Path(given.data).resolve(), given.work.resolve())
                     found = add(key(task, student, method), {**line, **made_by})
     print(table(found))
 
