@@ -1,5 +1,6 @@
 """Training: the layout of batches, and that a killed run ends as an unbroken one does."""
 
+import platform
 import time
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,26 @@ def examined(model: Any, scratch: Path, **wanted: Any) -> Trained:
 
     exam = training.Exam(model, score)
     return training.train(model, features(), settings, pad_id=0, seed=3, scratch=scratch, what="test", exam=exam)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "float32", "auto"])
+def test_precision(precision: Any, tmp_path: Path) -> None:
+    class Told(Fit):
+        def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+            found.add(torch.is_autocast_enabled("cuda" if torch.cuda.is_available() else "cpu"))
+            return super().forward(**batch)
+
+    found: set[bool] = set()
+    settings = Training(epochs=1, batch_size=60, precision=precision)
+    training.train(Told(), features(), settings, pad_id=0, seed=3, scratch=tmp_path, what="test")
+    if precision != "auto":
+        assert found == {precision == "bf16"}
+    elif (
+        not torch.cuda.is_available()
+        and platform.machine() == "x86_64"
+        and "amx_bf16" not in Path("/proc/cpuinfo").read_text()
+    ):
+        assert found == {False}, "bf16 is the slower one there, AVX-512's too"
 
 
 MIDDLE = 0.2
