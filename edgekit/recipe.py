@@ -129,6 +129,9 @@ class Augment(_Step):
     """p_t: the probability that a word is replaced."""
     candidates: int = Field(default=15, ge=1)
     """K: how many candidates a word has."""
+    rows: int | None = Field(default=None, ge=1)
+    """How many training rows are copied, at even distances; `None`: all. With a large corpus the language model is
+    asked for hours about copies that no training comes to see."""
 
 
 class Also(Record):

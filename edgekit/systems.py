@@ -166,6 +166,7 @@ def apply(recipe: Recipe, system: System, rows: Callable[[], int]) -> Recipe:
     training = (size if isinstance(size, Distill) else distills[0]).training
     unit, budget = _budget(own, system, rows)
     steps = [_filled(step, size, training, unit, budget, where) for step in system.step]
+    _bound(steps)
     steps[-1].setdefault("max_drop", distills[-1].max_drop)
     parts = [step.model_dump() for step in recipe.step]
     exports = [part for part in parts if part["stage"] in ("export", "quantize")]
@@ -231,6 +232,14 @@ def _filled(
         theirs = training.model_dump(exclude={"epochs", "examples", *along})
         values["training"] = {**theirs, **values["training"], **shared}
     return values
+
+
+def _bound(steps: Sequence[dict[str, Any]]) -> None:
+    """No more rows are augmented than give as many new ones as the longest training after it sees."""
+    for number, step in enumerate(steps):
+        if step["stage"] == "augment":
+            seen = max((later["training"]["examples"] for later in steps[number:] if "training" in later), default=1)
+            step.setdefault("rows", math.ceil(seen / Augment.model_validate(step).copies))
 
 
 def _prunes(recipe: Recipe, system: System) -> list[dict[str, Any]]:

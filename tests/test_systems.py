@@ -10,7 +10,7 @@ from edgekit import recipe as recipes
 from edgekit import systems
 from edgekit.errors import InputError
 from edgekit.init import init
-from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Teach, Training
+from edgekit.recipe import Augment, Distill, Pretrain, Prune, Recipe, Teach, Training
 from edgekit.records import parse
 from edgekit.systems import System, apply
 
@@ -210,6 +210,8 @@ def test_examples_are_counted_where_a_budget_is_spent_on_other_data(tmp_path: Pa
     trained = [step for step in after.step if isinstance(step, Pretrain | Distill)]
     assert [step.training.examples for step in trained] == [400, 600, 1000]
     assert [step.layers for step in trained] == [None, 3, None]
+    (augment,) = (step for step in after.step if isinstance(step, Augment))
+    assert augment.copies == 2 and augment.rows == 500, "as many new rows as the 1000 examples after it"
     mixed = recipe(
         {"stage": "distill", "layers": 2, "training": {"examples": 500}},
         {"stage": "distill", "training": {"epochs": 2}},
@@ -283,7 +285,7 @@ def test_written_out_it_is_what_apply_makes(steps: str, tmp_path: Path) -> None:
     )
 
     def plain(one: Recipe) -> list[dict[str, Any]]:
-        left_out = {"max_drop": True, "training": {"epochs", "examples"}}
+        left_out = {"max_drop": True, "rows": True, "training": {"epochs", "examples"}}
         return [step.model_dump(exclude=left_out) for step in one.step]
 
     assert plain(written(found)) == plain(after)

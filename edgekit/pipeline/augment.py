@@ -9,15 +9,15 @@ words that a masked language model puts in its place, with the rest of its text 
 nearest by the cosine of word vectors (GloVe), or stays where there are none. Candidates are whole words, never the word
 itself; marks, numbers and labels stay, and each tag stays with its word. Equal copies are dropped.
 
-The cost is the language model, which is asked for the words that some copy replaces. The paper masks one word at a
-time; here words at least seven tokens apart share a sequence, in which no more is masked than such a model is trained
-to find, and a text longer than `max_length` is read in overlapping windows.
+The cost is the language model, which is asked for the words that some copy replaces; `rows` bounds it. The paper masks
+one word at a time; here words at least seven tokens apart share a sequence, in which no more is masked than such a
+model is trained to find, and a text longer than `max_length` is read in overlapping windows.
 """
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -212,18 +212,24 @@ def run(step: Augment, job: Job) -> Facts:
     named = text_table.vectors if text_table else None
     vectors = _Vectors(weights.vectors(named, job.data.base)) if named else None
     total = job.data.count()  # which also checks every row
-    rows, seen, made = job.data.rows("train"), 0, 0
+    wanted = min(step.rows or total, total)
+    rows, seen, made = _spread(job.data.rows("train"), wanted, total), 0, 0
     path = job.out / ROWS
-    with path.open("w", encoding="utf-8") as file, progress.bar("augment", total) as show:
+    with path.open("w", encoding="utf-8") as file, progress.bar("augment", wanted) as show:
         while some := list(islice(rows, _AT_ONCE)):
-            for values in _copies(step, some, seen, columns, labels, model, vectors, job.recipe.seed):
+            for values in _copies(step, some, columns, labels, model, vectors, job.recipe.seed):
                 file.write(json.dumps(values, ensure_ascii=False) + "\n")
                 made += 1
             seen += len(some)
-            show(min(seen, total))
+            show(min(seen, wanted))
     if not made:
         raise InputError("recipe: step augment: no word of the training rows could be replaced; leave the step out")
     return Facts(bytes=path.stat().st_size, changed=f"{made} rows made from {seen}")
+
+
+def _spread(rows: Iterable[Row], wanted: int, total: int) -> Iterator[tuple[int, Row]]:
+    """`wanted` of the `total` rows at even distances, each with its number."""
+    return ((i, row) for i, row in enumerate(rows) if (i + 1) * wanted // total > i * wanted // total)
 
 
 def _columns(kind: str, params: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -234,12 +240,15 @@ def _columns(kind: str, params: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _copies(
-    step: Augment, rows: Sequence[Row], first: int, columns: tuple[str, ...], labels: tuple[str, ...], model: _Model,
+    step: Augment, rows: Sequence[tuple[int, Row]], columns: tuple[str, ...], labels: tuple[str, ...], model: _Model,
     vectors: _Vectors | None, seed: int,
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """The copies of some rows, the first of which is row `first` of the split."""
-    given = [_Words([_value(row, column) for column in columns]) for row in rows]
-    draws = [np.random.default_rng([seed, first + i]).random((2, step.copies, len(g.at))) for i, g in enumerate(given)]
+    """The copies of some rows, each of which has its number in the split."""
+    given = [_Words([_value(row, column) for column in columns]) for _, row in rows]
+    draws = [
+        np.random.default_rng([seed, number]).random((2, step.copies, len(its.at)))
+        for (number, _), its in zip(rows, given, strict=True)
+    ]
     wanted = [np.flatnonzero((draw[0] < step.replace).any(0)).tolist() for draw in draws]
     asked = [list(model.asked(g, set(w))) for g, w in zip(given, wanted, strict=True)]
     likeliest = iter(model.likeliest([each for some in asked for each in some]))
@@ -254,7 +263,7 @@ def _copies(
         near = vectors.nearest(sorted({word for each in split for word in each.values()}), step.candidates)
         for each, found in zip(split, candidates, strict=True):
             found |= {number: near[word] for number, word in each.items() if near.get(word)}
-    for row, its, draw, found in zip(rows, given, draws, candidates, strict=True):
+    for (_, row), its, draw, found in zip(rows, given, draws, candidates, strict=True):
         kept = {column: row.values[column] for column in labels}
         before = {json.dumps(its.replaced({}))}
         for chances, picks in zip(*draw, strict=True):

@@ -98,6 +98,18 @@ def test_the_seed_decides(tmp_path: Path) -> None:
     assert made((step, Job(recipe, other.target, other.data, other.parents, other.out, other.scratch))) != first
 
 
+def test_some_rows_get_the_copies_that_they_get_among_all(tmp_path: Path) -> None:
+    step, work = job(tmp_path, PLAIN)
+    all_of_them = made((step, work))
+    some = step.model_copy(update={"rows": 2})
+    assert augment.run(some, work).changed.endswith("rows made from 2")
+    rows = [json.loads(line) for line in (work.out / ROWS).read_text().splitlines()]
+    shapes = [augment.WORD.sub("_", row["text"]) for row in PLAIN]
+    chosen = {shapes[len(PLAIN) // 2 - 1 + len(PLAIN) % 2], shapes[-1]}
+    assert rows == [row for row in all_of_them if augment.WORD.sub("_", row["text"]) in chosen]
+    assert augment.run(step.model_copy(update={"rows": 999}), work).changed.endswith(f"made from {len(PLAIN)}")
+
+
 def test_a_word_of_one_token_gets_the_likeliest_words(tmp_path: Path) -> None:
     """Against a full forward pass with one word masked, and its logits sorted."""
     text = "a good film with a story"
