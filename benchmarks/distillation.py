@@ -11,7 +11,8 @@ already), the students have 3 of its layers, or on the first two tasks 4 new one
 counted in examples, the same for every method. "textbrewer's own" is TextBrewer 0.2.1.post1 itself with the losses of
 our method `textbrewer`, from the same student, on random batches padded to the longest. Every line goes to
 distillation.json at once; one that stands there with all its seeds is not run again, and a line that was stopped goes
-on from the work folder. Several may run at once, on different tasks. `--table` prints what there is.
+on from the work folder. Several may run at once, on different tasks. `--int8` takes the lines' first models through to
+int8 bundles, and `--table` prints what there is.
 """
 
 import argparse
@@ -51,6 +52,7 @@ class Task(NamedTuple):
     """`None`: every one."""
 
 
+FORMATS = ["tflite", "onnx"]
 OWN = "textbrewer's own"
 AUGMENTED = str(HERE / "augmented.toml")
 BEST = "best"
@@ -175,11 +177,7 @@ def key(task: str, student: str, method: str) -> str:
 
 def run(task: str, student: str, method: str, seeds: int, data: Path, work: Path) -> dict[str, Any]:
     """One line: the figures of all its seeds, or why it cannot be."""
-    about = TASKS[task]
-    values = recipe(task, student, data, teacher(task, data, work))
-    if about.rows:
-        values["data"]["train"] = str(first(about.rows, Path(values["data"]["train"]), work / "rows" / f"{task}.jsonl"))
-    path = write(values, work / "recipes" / f"{task}-{student[0]}.toml")
+    path = write(line_of(task, student, data, work), work / "recipes" / f"{task}-{student[0]}.toml")
     if method == OWN:
         return textbrewer(path, seeds)
     found = edgekit(
@@ -194,6 +192,29 @@ def run(task: str, student: str, method: str, seeds: int, data: Path, work: Path
         "seconds": line["seconds"], "peak_rss_bytes": line["peak_rss_bytes"], "examples": line["examples"],
         "parameters": line["parameters"], "teacher": found["teacher"]["score"]["value"], "metric": found["metric"],
     }  # fmt: skip
+
+
+def int8(task: str, student: str, method: str, data: Path, work: Path) -> dict[str, Any]:
+    """The line's model of the first seed, which is not trained again, as an int8 bundle: score and bytes a format."""
+    values, recipes = line_of(task, student, data, work), work / "recipes"
+    values["step"] += [{"stage": "export"}, {"stage": "quantize", "must_be_faster": False}]
+    target = {"description": "one length", "abi": "host", "formats": FORMATS, "lengths": [values["max_length"]]}
+    built = edgekit(
+        "build", str(write(values, recipes / f"{task}-{student[0]}-int8.toml")), "--method", method,
+        "--target", str(write(target, recipes / f"{task}-target.toml")), "--store", str(work / "store"),
+        "--out", str(work / "bundles" / f"{task}-{student[0]}-{Path(method).stem}"),
+    )  # fmt: skip
+    rows = {row["name"]: row for row in built["stages"]}
+    made = {format: rows[f"quantize-{format}"] for format in FORMATS}
+    return {format: {"score": row["metrics"]["value"], "bytes": row["bytes"]} for format, row in made.items()}
+
+
+def line_of(task: str, student: str, data: Path, work: Path) -> dict[str, Any]:
+    """The recipe of a line, its teacher and its rows made where they are missing."""
+    values = recipe(task, student, data, teacher(task, data, work))
+    if count := TASKS[task].rows:
+        values["data"]["train"] = str(first(count, Path(values["data"]["train"]), work / "rows" / f"{task}.jsonl"))
+    return values
 
 
 def first(rows: int, source: Path, path: Path) -> Path:
@@ -236,7 +257,10 @@ def table(found: dict[str, Any]) -> str:
         known = next((line for _, line in lines if "teacher" in line), {})
         metric, top = known.get("metric", "score"), known.get("teacher")
         parts.append(f"\n**{task}, {student}** ({metric}{f'; teacher {100 * top:.1f}' if top else ''})\n")
-        parts += ["| method | score, % | seeds | training, s | peak, MB | parameters |", "|---|---|---|---|---|---|"]
+        bundled = any("int8" in line for _, line in lines)
+        columns = ["method", "score, %", "seeds", "training, s", "peak, MB", "parameters"]
+        columns += ["int8 TFLite", "int8 ONNX"] if bundled else []
+        parts += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         ran = sorted(
             (line for line in lines if "scores" in line[1]), key=lambda line: -statistics.fmean(line[1]["scores"])
         )
@@ -246,11 +270,18 @@ def table(found: dict[str, Any]) -> str:
             parts.append(
                 f"| {method} | {statistics.fmean(scores):.1f}{spread} | {len(scores)} | {line['seconds']:.0f} | "
                 f"{line['peak_rss_bytes'] / 1e6:.0f} | {line['parameters'] / 1e6:.1f} M |"
+                + "".join(f" {_int8(line, format)} |" for format in FORMATS if bundled)
             )
         parts += [
             f"| {m} | cannot: {line['failure'].splitlines()[0]} | | | | |" for m, line in lines if "failure" in line
         ]
     return "\n".join(parts)
+
+
+def _int8(line: dict[str, Any], format: str) -> str:
+    """Score and size of a bundle's model."""
+    made = line.get("int8", {}).get(format)
+    return f"{100 * made['score']:.1f}, {made['bytes'] / 1e6:.1f} MB" if made else ""
 
 
 def best(found: dict[str, Any]) -> list[str]:
@@ -277,6 +308,7 @@ def main() -> None:
     parser.add_argument("--method", action="append", help="only this method (several times)")
     parser.add_argument("--student", action="append", choices=STUDENTS, help="only this student (several times)")
     parser.add_argument("--seeds", type=int, help="only so many; a line of fewer than its task asks for is run again")
+    parser.add_argument("--int8", action="store_true", help="bundles of the first seed's models of every line there is")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     given = parser.parse_args()
     found = results()
@@ -293,6 +325,11 @@ def main() -> None:
                 for method in given.method or dict.fromkeys(every):
                     seeds = given.seeds or TASKS[task].seeds
                     line = found["lines"].get(key(task, student, method))
+                    if given.int8:
+                        if line and method != OWN and "scores" in line and "int8" not in line:
+                            made = int8(task, student, method, Path(given.data).resolve(), given.work.resolve())
+                            found = add(key(task, student, method), {**line, "int8": made})
+                        continue
                     if line and ("failure" in line or len(line["scores"]) >= seeds):
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
