@@ -20,7 +20,10 @@ def locate(step: Teach, base: Path) -> Path:
     if folder.is_dir():
         return folder
     if step.model.count("/") > 1 or step.model.startswith((".", "/", "~")):
-        raise InputError(f'recipe: the model "{step.model}": there is no folder {folder}')
+        raise InputError(
+            f'recipe: the model "{step.model}": there is no folder {folder}; name one that holds a model, or a hub name, '
+            "or an installed package as package:NAME/FOLDER"
+        )
     return _from_hub(step)
 
 
