@@ -21,8 +21,8 @@ def locate(step: Teach, base: Path) -> Path:
         return folder
     if step.model.count("/") > 1 or step.model.startswith((".", "/", "~")):
         raise InputError(
-            f'recipe: the model "{step.model}": there is no folder {folder}; name one that holds a model, or a hub name, '
-            "or an installed package as package:NAME/FOLDER"
+            f'recipe: the model "{step.model}": there is no folder {folder}; name one that holds a model, or a hub '
+            "name, or an installed package as package:NAME/FOLDER"
         )
     return _from_hub(step)
 
