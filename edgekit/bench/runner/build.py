@@ -6,6 +6,7 @@
 Kits are kept in the user's cache folder, named by what went into them, so a second call returns at once.
 """
 
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -321,9 +322,13 @@ def _compile(compiler: Sequence[str], libraries: Sequence[_Library], work: Path,
 
 
 def _called(argv: Sequence[str], what: str, cwd: Path | None = None) -> str:
-    """What a local command prints; an `InputError` with its last words where it fails."""
+    """What a local command prints; an `InputError` with its last words where it fails, `OSError` on a full disk.
+
+    Its temporary files lie in `cwd`, so that the disk that fills up is the one that `_disk` names.
+    """
     zig = _cache().parent / "zig"
     environment = {**os.environ, "ZIG_GLOBAL_CACHE_DIR": str(zig), "ZIG_LOCAL_CACHE_DIR": str(zig)}
+    environment |= {"TMPDIR": str(cwd)} if cwd else {}
     try:
         done = subprocess.run(argv, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900, check=False)
     except subprocess.TimeoutExpired:
@@ -331,6 +336,8 @@ def _called(argv: Sequence[str], what: str, cwd: Path | None = None) -> str:
     except OSError as error:
         raise InputError(f"{what}: {argv[0]} cannot be started: {error.strerror}") from None
     if done.returncode:
+        if "No space left" in done.stderr:
+            raise OSError(errno.ENOSPC, f"{what}: {os.strerror(errno.ENOSPC)}")
         last = " / ".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-4:])
         raise InputError(f"{what}: {' '.join(argv[:4])} ... ended with {done.returncode}: {last[-600:]}")
     return done.stdout
@@ -358,7 +365,7 @@ def _fetch(pin: dict[str, Any], work: Path) -> Path:
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"]
     place = ["--platform", pin["platform"], "--dest", str(folder), name]
     try:
-        _called([sys.executable, "-m", "pip", "download", *options, *place], what)
+        _called([sys.executable, "-m", "pip", "download", *options, *place], what, work)
     except InputError as error:
         raise InputError(f"{error}; check the network and pip's index, or give --runtime-lib") from None
     wheel = next(folder.glob("*.whl"))

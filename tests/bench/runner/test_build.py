@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tinymodels import HOST
@@ -302,12 +302,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.target
-def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch, kit: Path) -> None:
+@pytest.mark.parametrize("target", [None, "linux-arm64"])  # this host's, whose libraries may be installed; and fetched
+def test_a_full_disk(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, kit: Path, target: Literal["linux-arm64"] | None
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
     (small_disk / "edgekit").mkdir()
     (small_disk / "edgekit/zig").symlink_to(kit.parent.parent / "zig")
     with pytest.raises(InputError, match=r"No space left on device; .*100 MB"):
-        build(read(kit).target)
+        build(target or read(kit).target)
     assert not list((small_disk / "edgekit/runners").iterdir())
 
 
