@@ -10,9 +10,9 @@ nothing, for sst2-mpnet MPNet-base from EDGEKIT_MODELS or the hub, and a folder 
 already), the students have 3 of its layers, or on the first two tasks 4 new ones that are 312 wide as well. A budget is
 counted in examples, the same for every method. "textbrewer's own" is TextBrewer 0.2.1.post1 itself with the losses of
 our method `textbrewer`, from the same student, on random batches padded to the longest. Every line goes to
-distillation.json at once; one that stands there with all its seeds is not run again, and a line that was stopped goes
-on from the work folder. Several may run at once, on different tasks. `--int8` takes the lines' first models through to
-int8 bundles, and `--table` prints what there is.
+distillation.json at once; of one that stands there only the seeds that it lacks are run (time, memory and machine are
+those of the last run), and a line that was stopped goes on from the work folder. Several may run at once, on different
+tasks. `--int8` takes the lines' first models through to int8 bundles, and `--table` prints what there is.
 """
 
 import argparse
@@ -81,11 +81,12 @@ STUDENTS = {
 RATE = {"3 layers": 3e-4, "4 x 312": 6e-4}
 
 
-def recipe(task: str, student: str, data: Path, teacher: str, fine_tuned: bool = True) -> dict[str, Any]:
+def recipe(task: str, student: str, data: Path, teacher: str, fine_tuned: bool = True, seed: int = 0) -> dict[str, Any]:
     """The recipe of one line. `teacher`: where that is, or the model that is to be fine-tuned."""
     about = TASKS[task]
     return {
         "name": f"{task}-{student.replace(' ', '')}",
+        **({"seed": seed} if seed else {}),
         "max_length": about.length,
         "task": about.task,
         "data": {
@@ -175,13 +176,14 @@ def key(task: str, student: str, method: str) -> str:
     return f"{task}, {student}, {Path(method).stem}"
 
 
-def run(task: str, student: str, method: str, seeds: int, data: Path, work: Path) -> dict[str, Any]:
-    """One line: the figures of all its seeds, or why it cannot be."""
-    path = write(line_of(task, student, data, work), work / "recipes" / f"{task}-{student[0]}.toml")
+def run(task: str, student: str, method: str, seeds: range, data: Path, work: Path) -> dict[str, Any]:
+    """One line: the figures of these seeds, or why it cannot be."""
+    name = f"{task}-{student[0]}{f'-from{seeds.start}' if seeds.start else ''}"
+    path = write(line_of(task, student, data, work, seeds.start), work / "recipes" / f"{name}.toml")
     if method == OWN:
         return textbrewer(path, seeds)
     found = edgekit(
-        "compare", str(path), "--method", method, "--seeds", str(seeds), "--store", str(work / "store"),
+        "compare", str(path), "--method", method, "--seeds", str(len(seeds)), "--store", str(work / "store"),
         "--out", str(work / f"compared-{os.getpid()}.json"),
     )  # fmt: skip
     (line,) = found["methods"]
@@ -209,9 +211,9 @@ def int8(task: str, student: str, method: str, data: Path, work: Path) -> dict[s
     return {format: {"score": row["metrics"]["value"], "bytes": row["bytes"]} for format, row in made.items()}
 
 
-def line_of(task: str, student: str, data: Path, work: Path) -> dict[str, Any]:
+def line_of(task: str, student: str, data: Path, work: Path, seed: int = 0) -> dict[str, Any]:
     """The recipe of a line, its teacher and its rows made where they are missing."""
-    values = recipe(task, student, data, teacher(task, data, work))
+    values = recipe(task, student, data, teacher(task, data, work), seed=seed)
     if count := TASKS[task].rows:
         values["data"]["train"] = str(first(count, Path(values["data"]["train"]), work / "rows" / f"{task}.jsonl"))
     return values
@@ -225,12 +227,12 @@ def first(rows: int, source: Path, path: Path) -> Path:
     return path
 
 
-def textbrewer(path: Path, seeds: int) -> dict[str, Any]:
+def textbrewer(path: Path, seeds: range) -> dict[str, Any]:
     """TextBrewer's own run from the same recipe, each seed in a process of its own."""
     script = HERE / "textbrewer_run.py"
     found = [
         json.loads(subprocess.run([sys.executable, script, path, str(seed)], stdout=subprocess.PIPE, check=True).stdout)
-        for seed in range(seeds)
+        for seed in seeds
     ]
     return {
         "scores": [one["score"] for one in found],
@@ -307,7 +309,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".edgekit/distillation"), help="teachers, recipes, artifacts")
     parser.add_argument("--method", action="append", help="only this method (several times)")
     parser.add_argument("--student", action="append", choices=STUDENTS, help="only this student (several times)")
-    parser.add_argument("--seeds", type=int, help="only so many; a line of fewer than its task asks for is run again")
+    parser.add_argument("--seeds", type=int, help="only so many")
     parser.add_argument("--int8", action="store_true", help="bundles of the first seed's models of every line there is")
     parser.add_argument("--table", action="store_true", help="only print the table of what there is")
     given = parser.parse_args()
@@ -324,17 +326,21 @@ def main() -> None:
             for student in given.student or (["3 layers"] if TASKS[task].methods else STUDENTS):
                 for method in given.method or dict.fromkeys(every):
                     seeds = given.seeds or TASKS[task].seeds
-                    line = found["lines"].get(key(task, student, method))
+                    line = found["lines"].get(key(task, student, method), {})
                     if given.int8:
-                        if line and method != OWN and "scores" in line and "int8" not in line:
+                        if method != OWN and "scores" in line and "int8" not in line:
                             made = int8(task, student, method, Path(given.data).resolve(), given.work.resolve())
                             found = add(key(task, student, method), {**line, "int8": made})
                         continue
-                    if line and ("failure" in line or len(line["scores"]) >= seeds):
+                    there = line.get("scores", [])
+                    if "failure" in line or len(there) >= seeds:
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
-                    line = run(task, student, method, seeds, Path(given.data).resolve(), given.work.resolve())
-                    found = add(key(task, student, method), {**line, **made_by})
+                    missing, folders = range(len(there), seeds), (Path(given.data).resolve(), given.work.resolve())
+                    made = {**line, **run(task, student, method, missing, *folders), **made_by}
+                    if "scores" in made:
+                        made["scores"] = [*there, *made["scores"]]
+                    found = add(key(task, student, method), made)
     print(table(found))
 
 
