@@ -43,7 +43,7 @@ class Training(Record):
     """The share of the steps in which the learning rate rises."""
     weight_decay: float = Field(default=0.01, ge=0)
     precision: Literal["auto", "bf16", "float32"] = "auto"
-    """`auto`: bf16 autocast where the processor (AMX, 64-bit ARM) or GPU multiplies matrices in it, else float32."""
+    """`auto`: bf16 where the processor (AMX, AMD's AVX-512 BF16, 64-bit ARM) or GPU gains by it; else float32."""
     cache_gb: float = Field(default=8.0, ge=0, allow_inf_nan=False)
     """How much disk the teacher's kept signals may take; where they would take more, the teacher runs in every step."""
     seed: int | None = Field(default=None, ge=0)
