@@ -4,6 +4,7 @@
     mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, and the two best methods; one seed
     sst2-mpnet                                    the same, of a teacher of base size
     sst2-400                                      400 rows, with and without augmented ones; 3 seeds
+    sst2-25600                                    four times the budget; 3 seeds
 
 The teacher is MiniLM-L6 fine-tuned once a task (kept in the work folder; for MSRA a model of its shape trained from
 nothing, for sst2-mpnet MPNet-base from EDGEKIT_MODELS or the hub, and a folder minilm-l6-TASK in EDGEKIT_MODELS is one
@@ -66,6 +67,7 @@ TASKS = {
     "sst2": Task(TEXT, 64, SST2, 6_400, 3),
     "conll2003": Task(TOKENS, 96, {"epochs": 2, "learning_rate": 3e-4}, 6_400, 3),
     "sst2-400": Task(TEXT, 64, SST2, 6_400, 3, "sst2", 400, ("supervised", "kd", AUGMENTED)),
+    "sst2-25600": Task(TEXT, 64, SST2, 25_600, 3, "sst2", methods=("supervised", "kd", BEST)),
     "mrpc": Task(PAIR, 128, {"epochs": 3, "learning_rate": 1e-4}, 3_200, methods=(*FEW, AUGMENTED)),
     "iwslt2012": Task(TOKENS, 128, {"epochs": 1.5, "learning_rate": 3e-4}, 1_600, methods=FEW),
     "qqp": Task(PAIR, 96, {"examples": 8_000, "learning_rate": 1e-4}, 4_800, methods=FEW),
@@ -260,7 +262,7 @@ def table(found: dict[str, Any]) -> str:
         metric, top = known.get("metric", "score"), known.get("teacher")
         parts.append(f"\n**{task}, {student}** ({metric}{f'; teacher {100 * top:.1f}' if top else ''})\n")
         bundled = any("int8" in line for _, line in lines)
-        columns = ["method", "score, %", "seeds", "training, s", "peak, MB", "parameters"]
+        columns = ["method", "score, %", "seeds", "training, s", "peak, MB", "on", "parameters"]
         columns += ["int8 TFLite", "int8 ONNX"] if bundled else []
         parts += [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         ran = sorted(
@@ -271,11 +273,12 @@ def table(found: dict[str, Any]) -> str:
             spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
             parts.append(
                 f"| {method} | {statistics.fmean(scores):.1f}{spread} | {len(scores)} | {line['seconds']:.0f} | "
-                f"{line['peak_rss_bytes'] / 1e6:.0f} | {line['parameters'] / 1e6:.1f} M |"
+                f"{line['peak_rss_bytes'] / 1e6:.0f} | {' '.join(line['machine'].replace('(R)', '').split()[:2])} | "
+                f"{line['parameters'] / 1e6:.1f} M |"
                 + "".join(f" {_int8(line, format)} |" for format in FORMATS if bundled)
             )
         parts += [
-            f"| {m} | cannot: {line['failure'].splitlines()[0]} | | | | |" for m, line in lines if "failure" in line
+            f"| {m} | cannot: {line['failure'].splitlines()[0]} | | | | | |" for m, line in lines if "failure" in line
         ]
     return "\n".join(parts)
 
@@ -337,7 +340,7 @@ def main() -> None:
                         continue
                     print(f"== {key(task, student, method)}", file=sys.stderr, flush=True)
                     missing, folders = range(len(there), seeds), (Path(given.data).resolve(), given.work.resolve())
-                    made = {**line, **run(task, student, method, missing, *folders), **made_by}
+                    made: dict[str, Any] = {**line, **run(task, student, method, missing, *folders), **made_by}
                     if "scores" in made:
                         made["scores"] = [*there, *made["scores"]]
                     found = add(key(task, student, method), made)

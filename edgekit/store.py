@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import shutil
 import sys
 import time
@@ -111,17 +112,21 @@ def _version(name: str) -> str:
         return "not installed"
 
 
+def standing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that there is."""
+    path = path.absolute()
+    return next(each for each in (path, *path.parents) if os.path.lexists(each))
+
+
 class Store:
     """Artifacts in one folder. Safe for several builds at once and against kills at any moment."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is made where it is missing; an `InputError` says so where that cannot be done."""
+        """`root` is made with the first artifact; an `InputError` says here already where that cannot be done."""
         self.root = root
-        try:
-            for folder in (root, root / "work", root / "locks"):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"--store: cannot make the folder {root}: {error.strerror}; name another") from None
+        at = standing(root)
+        if not (at.is_dir() and os.access(at, os.W_OK | os.X_OK)):
+            raise InputError(f"--store: cannot make the folder {root}: {at} is not a writable folder; name another")
 
     def folder(self, name: str, id: str) -> Path:
         """Where the artifact stands, or will."""
@@ -154,7 +159,12 @@ class Store:
         `work(out, scratch)` fills the empty folder `out`; `scratch` keeps what an earlier, killed attempt at the
         same key left. `waiting` is called once if another process is making it now.
         """
-        lock = FileLock(self.root / "locks" / f"{id[:16]}.lock")
+        locks = self.root / "locks"
+        try:
+            locks.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"--store: cannot make the folder {locks}: {error.strerror}; name another") from None
+        lock = FileLock(locks / f"{id[:16]}.lock")
         try:
             held = lock.acquire(timeout=0.05)
         except Timeout:

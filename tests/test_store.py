@@ -154,6 +154,13 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
         Store(tmp_path / "file" / "store")
 
 
+def test_a_store_is_made_with_its_first_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path / "new" / "store")
+    assert not list(tmp_path.iterdir()), "a build that is refused leaves nothing"
+    make(store, lambda out, scratch: Facts(bytes=0, changed=""))
+    assert len(list(store.root.glob("teach-*"))) == 1
+
+
 def test_key_depends_on_every_ingredient_and_not_on_order() -> None:
     assert key({"a": 1, "b": [2]}) == key({"b": [2], "a": 1})
     assert len({key({"a": 1}), key({"a": 2}), key({"b": 1}), key({"a": "1"})}) == 4

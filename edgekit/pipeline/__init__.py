@@ -157,8 +157,8 @@ class TaskData:
         """A split, or `limit` examples at even distances: the first ones of a file sorted by label would be of one."""
         if split == "dev" or limit is None:
             every = self.examples(split)
-            return every if limit is None else [every[i] for i in _spread(len(every), limit)]
-        wanted, at, found = set(_spread(self.count(), limit)), 0, list[Any]()
+            return every if limit is None else [every[i] for i in spread(len(every), limit)]
+        wanted, at, found = set(spread(self.count(), limit)), 0, list[Any]()
         for chunk in self._chunks(split):
             found += [example for i, example in enumerate(chunk, at) if i in wanted]
             at += len(chunk)
@@ -208,8 +208,8 @@ class TaskData:
             return task.score(params, examples, self.labels, features, predict(features))
 
 
-def _spread(count: int, limit: int) -> Sequence[int]:
-    """`limit` indices at even distances."""
+def spread(count: int, limit: int) -> Sequence[int]:
+    """Up to `limit` of `count` indices, at even distances."""
     return range(count) if limit >= count else [i * count // limit for i in range(limit)]
 
 

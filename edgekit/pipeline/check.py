@@ -11,6 +11,7 @@ from edgekit.errors import InputError
 from edgekit.pipeline import Planned, TaskData, weights
 from edgekit.recipe import Augment, Distill, Pretrain, Prune, Recipe, Step, Teach, Training
 from edgekit.records import Target, Use
+from edgekit.store import standing
 
 _NEEDED = {
     "teach": ("torch", "transformers", "accelerate"),
@@ -251,7 +252,7 @@ def _space(teacher: Path, artifacts: int, store: Path) -> None:
     """Each artifact is about the teacher's size; a training checkpoint about three times that."""
     size = sum(p.stat().st_size for p in teacher.glob("*.safetensors"))
     needed = size * (artifacts + 3)
-    free = shutil.disk_usage(store).free
+    free = shutil.disk_usage(standing(store)).free
     if free < needed:
         raise InputError(
             f"{store}: {free / 1e9:.1f} GB free, this build may need {needed / 1e9:.1f} GB; "

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edgekit import progress
 from edgekit.errors import InputError
-from edgekit.pipeline import Job, models, training
+from edgekit.pipeline import Job, models, spread, training
 from edgekit.pipeline.methods import Lesson
 from edgekit.recipe import Training
 from edgekit.tasks import OUTPUTS, Arrays, Feature, Predict, pad
@@ -61,7 +61,7 @@ def check(
 def inputs(lesson: Lesson) -> None:
     """Raise `InputError` for the first of some rows that does not fit the student."""
     config = lesson.student.model.config
-    for i in _spread(len(lesson.features), _LOOK):
+    for i in spread(len(lesson.features), _LOOK):
         feature = lesson.features[i]
         sizes = {name: len(array) for name, array in feature.inputs.items() if array.ndim == 1}
         sizes |= {name: len(array) for name, array in feature.labels.items() if array.ndim == 1}
@@ -100,7 +100,7 @@ def guess(lesson: Lesson) -> Predict:
     size = lesson.student.width if lesson.kind == "sentence-embedding" else lesson.student.model.config.num_labels
     counts = np.ones(size)
     if lesson.kind.endswith("classification"):
-        for i in _spread(len(lesson.features), _LOOK):
+        for i in spread(len(lesson.features), _LOOK):
             labels = np.atleast_1d(lesson.features[i].labels.get("labels", np.array(-100)))
             counts += np.bincount(labels[labels >= 0].astype(np.int64), minlength=size)
     logits = np.log(counts / counts.sum()).astype(np.float32)
@@ -245,8 +245,3 @@ def _untouched(objective: torch.nn.Module, lesson: Lesson, device: torch.device)
             each.kept = words
             if not loaded:
                 vars(each).pop("speaker", None)  # with everything kept it need not be in memory
-
-
-def _spread(count: int, most: int) -> Sequence[int]:
-    """Up to `most` of `count` indices at even distances."""
-    return [i * count // min(count, most) for i in range(min(count, most))]
