@@ -19,7 +19,7 @@ from edgekit.comparison import Compared, Reason, Reference, Run, contender, rank
 from edgekit.errors import EdgekitError, InputError, printable
 from edgekit.recipe import Distill, Pretrain, Prune, Recipe, Step, Teach
 from edgekit.records import Built, StageRow, Target
-from edgekit.store import Store
+from edgekit.store import Store, standing
 from edgekit.systems import System
 
 _BARE = ("supervised",)
@@ -271,10 +271,9 @@ def keeper(out: Path, page: Path | None) -> Callable[[Compared], None]:
 
 
 def _writable(out: Path, option: str) -> None:
-    """Raise `InputError` unless a file can be written beside `out`, whose folder is made where it is missing."""
+    """Raise `InputError` unless `out` can be written, and its folder made where it is missing."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
+        with tempfile.TemporaryFile(dir=standing(out.parent)):
             pass
     except OSError as error:
         raise _unwritable(out, option, error) from None
@@ -284,6 +283,7 @@ def _place(text: str, out: Path, option: str) -> None:
     """Write `text` to `out`, whole or not at all. Raises `InputError` where it cannot be written."""
     unfinished = out.with_name(out.name + ".part")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(text, encoding="utf-8")
         unfinished.replace(out)
     except OSError as error:

@@ -299,6 +299,7 @@ def test_the_table_fits_a_terminal_and_says_what_is_missing() -> None:
 def test_what_is_done_is_kept_and_shown(tmp_path: Path) -> None:
     out, page = tmp_path / "new" / "c.json", tmp_path / "page.html"
     keep = keeper(out, page)
+    assert not list(tmp_path.iterdir()), "a comparison that is refused leaves nothing"
     found = compared(contender("kd", "a line", "a paper", [run(0, 0.5)], None))
     keep(found)
     assert parse(Compared, json.loads(out.read_text()), out) == found
