@@ -273,7 +273,7 @@ def table(found: dict[str, Any]) -> str:
             spread = f" ± {statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
             parts.append(
                 f"| {method} | {statistics.fmean(scores):.1f}{spread} | {len(scores)} | {line['seconds']:.0f} | "
-                f"{line['peak_rss_bytes'] / 1e6:.0f} | {' '.join(line['machine'].replace('(R)', '').split()[:2])} | "
+                f"{line['peak_rss_bytes'] / 1e6:.0f} | {_machine(line['machine'])} | "
                 f"{line['parameters'] / 1e6:.1f} M |"
                 + "".join(f" {_int8(line, format)} |" for format in FORMATS if bundled)
             )
@@ -281,6 +281,11 @@ def table(found: dict[str, Any]) -> str:
             f"| {m} | cannot: {line['failure'].splitlines()[0]} | | | | | |" for m, line in lines if "failure" in line
         ]
     return "\n".join(parts)
+
+
+def _machine(name: str) -> str:
+    """Maker and family."""
+    return " ".join(name.partition(",")[0].replace("(R)", "").split()[:2])
 
 
 def _int8(line: dict[str, Any], format: str) -> str:
