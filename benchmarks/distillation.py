@@ -1,7 +1,7 @@
 """Every way to train the student on real tasks: `python benchmarks/distillation.py --data FOLDER [TASK ...]`.
 
     sst2, conll2003                               every method, 3 seeds
-    mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, and the two best methods; one seed
+    mrpc, qqp, snli, squad, iwslt2012, msra_ner   no distillation, TextBrewer, kd, and the two best methods; one seed
     sst2-mpnet                                    the same, of a teacher of base size
     sst2-400                                      400 rows, with and without augmented ones; 3 seeds
     sst2-25600                                    four times the budget; 3 seeds
@@ -58,7 +58,7 @@ OWN = "textbrewer's own"
 AUGMENTED = str(HERE / "augmented.toml")
 BEST = "best"
 """The two methods for a student of 3 layers that came out best on SST-2 and CoNLL-2003."""
-FEW = ("supervised", OWN, "textbrewer", BEST)
+FEW = ("supervised", OWN, "textbrewer", "kd", BEST)
 PAIR = {"name": "text_classification", "text": "text_a", "text_b": "text_b"}
 TEXT = {"name": "text_classification"}
 TOKENS = {"name": "token_classification"}

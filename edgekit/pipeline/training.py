@@ -145,7 +145,7 @@ def wants_bf16(training: Training, cuda: bool) -> bool:
 
     AVX-512 BF16 without AMX counts on AMD only, where a core multiplies twice as fast in it as in float32 (190 and 95
     GFLOP/s on an EPYC 9004): a student of three layers trained at 204 examples/s with it and at 141 without. On two
-    cores of such a Xeon it was 117 with it and 197 without: the casts cost more than its dot products gain.
+    cores of a Xeon that has it it was 117 with it and 197 without: the casts cost more than its dot products gain.
     """
     if training.precision != "auto":
         return training.precision == "bf16"
